@@ -1,0 +1,197 @@
+"""Re-evaluates a traced function with compressed leaves alive.
+
+The interpreter walks a jaxpr as `jax.core.eval_jaxpr` does. Equations without a lazy operand are bound untouched. For the
+others a rule of `jaxcompress.core.rules` is asked first; where none fits, the operands are materialized and the equation
+is bound as it stands, and that is recorded. `lift`, `sites`, `explain` and `observe` are this one walk with different
+listeners.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+from jax.extend import source_info_util
+from jax.extend.core import JaxprEqn, Literal
+
+from jaxcompress.core.leaf import CompressedArray
+from jaxcompress.core.view import Concat, Origin, Value, View, dense_value, is_lazy
+
+Sink = dict[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """One place where a leaf met data.
+
+    Attributes:
+        origin: which leaf, and what its axes are in the parameter.
+        leaf: the leaf as it arrived (sliced, unstacked).
+        primitive: name of the consuming primitive.
+        served: True when the kind computed it without a dense copy.
+        reason: why it was materialized, or which operation served it.
+        contract: leaf axes summed over.
+        batch: leaf axes in step with axes of the data.
+        lookup: leaf axes that indices select from.
+        gone: parameter axes that no longer exist here (taken off by a scan or picked by an index).
+        trips: how often enclosing scans run it; ``None`` when a ``while`` encloses it.
+        macs: multiply-accumulates of one run.
+        key: identifies the equation within the whole call.
+        source: file and line of the user's code.
+    """
+
+    origin: Origin
+    leaf: CompressedArray
+    primitive: str
+    served: bool
+    reason: str
+    contract: tuple[int, ...] = ()
+    batch: tuple[int, ...] = ()
+    lookup: tuple[int, ...] = ()
+    gone: tuple[int, ...] = ()
+    trips: int | None = 1
+    macs: int = 0
+    key: tuple[int, ...] = ()
+    source: str = ""
+
+
+class Listener(Protocol):
+    """What watches the data that meets the leaves (see `jaxcompress.core.observe`)."""
+
+    def contraction(self, run: Interpreter, use: Use, x: jax.Array, out: jax.Array, axes: dict[str, Any]) -> None:
+        """A leaf was contracted with ``x`` and gave ``out``; ``axes`` holds contract and batch as `matmul` has them."""
+        ...
+
+    def convolution(self, run: Interpreter, use: Use, x: jax.Array, out: jax.Array, params: dict[str, Any]) -> None:
+        """A leaf was the kernel of a convolution of ``x``."""
+        ...
+
+    def lookup(self, run: Interpreter, use: Use, indices: jax.Array) -> None:
+        """Entries of a leaf were taken by index."""
+        ...
+
+
+class Interpreter:
+    """One walk over one traced call.
+
+    Attributes:
+        uses: what was consumed where, in order, each place once.
+        sink: statistics of the current control-flow frame, by key; a listener adds to it with `collect`.
+        trips: product of the lengths of the enclosing scans, ``None`` inside a ``while``.
+    """
+
+    def __init__(self, listener: Listener | None = None, combine: Any = None) -> None:
+        """Starts a walk; ``combine(a, b)`` merges two statistics of the same key (needed only with a listener)."""
+        self.listener = listener
+        self.combine = combine
+        self.uses: dict[tuple[Any, ...], Use] = {}
+        self.sink: Sink = {}
+        self.trips: int | None = 1
+        self._stack: tuple[int, ...] = ()
+
+    def evaluate(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Value]) -> list[Value]:
+        """Evaluates an open jaxpr; results may be lazy."""
+        env: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
+        env.update(zip(jaxpr.invars, args, strict=True))
+        outer = source_info_util.current_name_stack()
+        for eqn in jaxpr.eqns:
+            values = [v.val if isinstance(v, Literal) else env[v] for v in eqn.invars]
+            info = eqn.source_info
+            with source_info_util.user_context(info.traceback, name_stack=outer + info.name_stack), eqn.ctx.manager:
+                outs = self.equation(eqn, values)
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return [v.val if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
+
+    def equation(self, eqn: JaxprEqn, values: Sequence[Value]) -> Sequence[Value]:
+        """Evaluates one equation."""
+        if not any(map(is_lazy, values)):
+            return bind(eqn, values)
+        from jaxcompress.core.rules import RULES  # the rules name the interpreter in their signatures
+
+        rule = RULES.get(eqn.primitive.name)
+        outs = rule(self, eqn, values) if rule is not None else None
+        if outs is not None:
+            return outs
+        for value in values:
+            self.record_dense(eqn, value, f"no rule for {eqn.primitive.name}" if rule is None else "")
+        return bind(eqn, [dense_value(value) for value in values])
+
+    # Records ----------------------------------------------------------------------------------------------------
+
+    def record(self, eqn: JaxprEqn, view: View, *, served: bool, reason: str, **roles: Any) -> Use:
+        """Notes a use of a leaf; the same equation visited again (JAX may trace a loop body twice) counts once."""
+        kept = {atom.axis for atoms in view.layout for atom in atoms}
+        origin = view.origin
+        dropped = set(range(len(origin.shape))) - set(origin.axes)
+        picked = {
+            origin.axes[axis]
+            for axis in range(view.leaf.ndim)
+            if axis not in kept and origin.shape[origin.axes[axis]] > 1
+        }
+        key = (*self._stack, id(eqn))
+        use = Use(
+            origin=origin,
+            leaf=view.leaf,
+            primitive=eqn.primitive.name,
+            served=served,
+            reason=reason,
+            gone=tuple(sorted(dropped | picked)),
+            trips=self.trips,
+            key=key,
+            source=source_info_util.summarize(eqn.source_info),
+            **roles,
+        )
+        self.uses.setdefault((origin.path, key, len(roles), roles.get("contract")), use)
+        return use
+
+    def record_dense(self, eqn: JaxprEqn, value: Value, reason: str) -> None:
+        """Notes that a value is about to be materialized for an equation."""
+        for view in views(value):
+            why = reason or f"{eqn.primitive.name} of this form has no compressed way"
+            self.record(eqn, view, served=False, reason=why)
+
+    def collect(self, key: Any, statistics: Any) -> None:
+        """Adds statistics to the current frame."""
+        self.sink[key] = self.combine(self.sink[key], statistics) if key in self.sink else statistics
+
+    # Frames -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def frame(self, eqn: JaxprEqn, trips: int | None = 1) -> Iterator[Sink]:
+        """Enters the body of a control-flow equation with an empty sink; yields that sink."""
+        outer = self.sink, self.trips, self._stack
+        self.sink = {}
+        self.trips = None if trips is None or self.trips is None else self.trips * trips
+        self._stack = (*self._stack, id(eqn))
+        try:
+            yield self.sink
+        finally:
+            self.sink, self.trips, self._stack = outer
+
+    def absorb(self, sink: Sink) -> None:
+        """Adds what a body's sink brought out to the current frame."""
+        for key, statistics in sink.items():
+            self.collect(key, statistics)
+
+
+def bind(eqn: JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
+    """Binds an equation's primitive as it stands to dense values; always returns a sequence."""
+    outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    return outs if eqn.primitive.multiple_results else [outs]
+
+
+def views(value: Value) -> list[View]:
+    """The views inside a value."""
+    if isinstance(value, View):
+        return [value]
+    return [view for part in value.parts for view in views(part)] if isinstance(value, Concat) else []
+
+
+def contraction_macs(x: jax.Array, leaf: CompressedArray, contract: Sequence[int], batch: Sequence[int]) -> int:
+    """Multiply-accumulates of ``matmul``: every entry of ``x`` meets the free entries of the leaf."""
+    return math.prod(x.shape) * math.prod(s for axis, s in enumerate(leaf.shape) if axis not in {*contract, *batch})
+

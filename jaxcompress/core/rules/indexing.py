@@ -1,0 +1,111 @@
+"""Slices and lookups: only the entries that are used leave the compressed form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import JaxprEqn
+
+from jaxcompress.core.interpreter import Interpreter
+from jaxcompress.core.view import Value, View, is_lazy
+
+
+def slice_(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
+    """A static slice, one axis after another; the result stays compressed."""
+    view = values[0]
+    starts, limits = eqn.params["start_indices"], eqn.params["limit_indices"]
+    strides = eqn.params["strides"] or (1,) * len(starts)
+    for axis, (start, limit, stride) in enumerate(zip(starts, limits, strides, strict=True)):
+        if not isinstance(view, View):
+            return None
+        view = view.window(axis, start, max(0, -(-(limit - start) // stride)), stride)
+    return None if view is None else [view]
+
+
+def dynamic_slice(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
+    """A slice at traced starts (clamped as XLA does); the result stays compressed."""
+    view, *starts = values
+    if any(map(is_lazy, starts)):
+        return None
+    for axis, (start, size) in enumerate(zip(starts, eqn.params["slice_sizes"], strict=True)):
+        if not isinstance(view, View):
+            return None
+        # Clamp on the dense axis: a coarser unit inside the leaf must not clamp differently.
+        clamped = lax.clamp(jnp.zeros_like(start), start, jnp.full_like(start, view.shape[axis] - size))
+        view = view.window(axis, clamped, size)
+    return None if view is None else [view]
+
+
+def rev(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
+    """A reversal along whole leaf axes."""
+    view = values[0]
+    for axis in eqn.params["dimensions"]:
+        if not isinstance(view, View):
+            return None
+        view = view if view.shape[axis] == 1 else view.indexed(axis, lambda f, ax: lax.rev(f, (ax,)), view.shape[axis])
+    return None if view is None else [view]
+
+
+def gather(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
+    """A lookup along one axis (embedding rows, an expert's weights): only the rows taken are decoded."""
+    view, indices = values
+    axis = _taken_axis(eqn, view)
+    if axis is None or not isinstance(view, View) or is_lazy(indices):
+        return None
+    batch_shape = indices.shape[:-1]
+    size = view.shape[axis]
+    flat = indices.reshape(-1)
+    rows = view.indexed(axis, lambda f, ax: jnp.take(f, flat, axis=ax, mode="clip"), math.prod(batch_shape))
+    if rows is None:
+        return None
+    use = run.record(
+        eqn,
+        view,
+        served=True,
+        reason=f"only the rows taken are decoded ({view.leaf.kind})",
+        lookup=(view.layout[axis][0].axis,) if view.layout[axis] else (),
+    )
+    if run.listener is not None:
+        run.listener.lookup(run, use, indices[..., 0])
+    out = _masked(eqn, rows.materialize(), indices.reshape(-1), size, axis)
+    return [_arranged(eqn, out, axis, batch_shape)]
+
+
+def _taken_axis(eqn: JaxprEqn, operand: Any) -> int | None:
+    """The axis of a gather that takes whole slices along one axis, else ``None``."""
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    if len(numbers.start_index_map) != 1 or numbers.operand_batching_dims:
+        return None
+    (axis,) = numbers.start_index_map
+    full = all(sizes[i] == operand.shape[i] for i in range(operand.ndim) if i != axis)
+    return axis if full and sizes[axis] == 1 and numbers.collapsed_slice_dims == (axis,) else None
+
+
+def _masked(eqn: JaxprEqn, rows: jax.Array, flat: jax.Array, size: int, axis: int) -> jax.Array:
+    """Fills what was out of bounds, where the mode of the gather asks for it."""
+    if eqn.params["mode"] != jax.lax.GatherScatterMode.FILL_OR_DROP:
+        return rows
+    fill = eqn.params["fill_value"]
+    fill = jnp.nan if fill is None else fill
+    inside = (flat >= 0) & (flat < size)
+    shape = [1] * rows.ndim
+    shape[axis] = flat.shape[0]
+    inside = jnp.broadcast_to(inside.reshape(shape), rows.shape)
+    return lax.select(inside, rows, jnp.full_like(rows, fill))
+
+
+def _arranged(eqn: JaxprEqn, rows: jax.Array, axis: int, batch_shape: tuple[int, ...]) -> jax.Array:
+    """Spreads the taken axis over the batch axes of the gather's result."""
+    offset = eqn.params["dimension_numbers"].offset_dims
+    rows = jnp.moveaxis(rows, axis, 0).reshape(*batch_shape, *(s for i, s in enumerate(rows.shape) if i != axis))
+    ndim = rows.ndim
+    order = iter(range(len(batch_shape), ndim)), iter(range(len(batch_shape)))
+    return lax.transpose(rows, [next(order[0] if i in offset else order[1]) for i in range(ndim)])
+
+
+RULES = {"slice": slice_, "dynamic_slice": dynamic_slice, "rev": rev, "gather": gather}

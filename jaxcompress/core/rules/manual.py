@@ -1,0 +1,80 @@
+"""`shard_map`: every field of a leaf is split along the axes that its dense axes are split along.
+
+`jax.extend.core.primitives` does not export this primitive: it is matched by name and rebuilt through `jax.shard_map`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import JaxprEqn
+from jax.sharding import PartitionSpec
+
+from jaxcompress.core.interpreter import Interpreter, Sink
+from jaxcompress.core.rules.control import body_of
+from jaxcompress.core.view import Value, View, dense_value, is_lazy, view_of
+
+
+def shard_map(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value]:
+    """Enters the manual region with leaves whose fields are sharded alongside their dense axes."""
+    params = eqn.params
+    body = body_of(run, eqn, params["jaxpr"])
+    entering: list[Any] = []
+    specs: list[Any] = []
+    for value, spec in zip(values, params["in_specs"], strict=True):
+        if isinstance(value, View) and splits_evenly(value, spec, params["mesh"]):
+            entering.append(value.leaf)
+            specs.append(value.leaf.partition_specs(spec))
+        else:
+            run.record_dense(eqn, value, f"the leaf cannot be split as {spec}")
+            entering.append(dense_value(value))
+            specs.append(spec)
+    alive = [is_lazy(value) and not isinstance(leaf, jax.Array) for value, leaf in zip(values, entering, strict=True)]
+    axes = tuple(params["newly_manual_axes"])
+
+    def inside(*args: Any) -> tuple[list[jax.Array], Sink]:
+        local = [_local(value, arg) if live else arg for value, arg, live in zip(values, args, alive, strict=True)]
+        outs, sink = body(*local)
+        return [dense_value(out) for out in outs], {key: run.across(stats, axes) for key, stats in sink.items()}
+
+    outs, sink = jax.shard_map(
+        inside,
+        mesh=params["mesh"],
+        in_specs=tuple(specs),
+        out_specs=(list(params["out_specs"]), PartitionSpec()),
+        axis_names=set(axes),
+        check_vma=params["check_vma"],
+    )(*entering)
+    run.absorb(sink)
+    return outs
+
+
+def splits_evenly(view: View, spec: PartitionSpec, mesh: Any) -> bool:
+    """True if the view is a whole, untransformed leaf and every field's axes divide by their mesh axes."""
+    if view.scale is not None or view.leaf_axes() != tuple(range(view.ndim)):
+        return False
+    fits = jax.tree.map(
+        lambda own, field: all(
+            size % _devices(entry, mesh) == 0 for size, entry in zip(field.shape, (*own, *[None] * field.ndim))
+        ),
+        view.leaf.partition_specs(spec),
+        view.leaf,
+    )
+    return all(jax.tree.leaves(fits))
+
+
+def _devices(entry: Any, mesh: Any) -> int:
+    names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+    count = 1
+    for name in names:
+        count *= mesh.shape[name]
+    return count
+
+
+def _local(value: View, leaf: Any) -> View:
+    return View(leaf, None, view_of(leaf, value.origin.path).layout, value.origin)
+
+
+RULES = {"shard_map": shard_map}
