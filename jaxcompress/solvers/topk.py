@@ -1,0 +1,210 @@
+"""Exact top-k masks without a sort: bisection on the bit patterns of the scores.
+
+Floats map to unsigned integers of the same order (`ordered_keys`), so that the k-th largest of n scores is found by fixing
+one bit after the other: ``T`` is the largest integer with ``count(keys >= T) >= k``. Counts are integers (a float32 count
+stops at 2^24), and the cost does not depend on the values.
+
+Where the time goes: every bit costs one pass over the data, so the passes run over bytes. The keys are searched eight bits
+at a time; the current byte of the entries that still match is written out once (others become 0, which no candidate
+counts), then eight passes compare uint8 with uint8 and add up in uint8, 64 entries to a vector register.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+_LINES = 128  # entries that one uint8 partial count adds up: at most 255
+_WIDTH = 1024  # partial counts side by side
+
+
+def kept_count(size: int, sparsity: ArrayLike) -> int | jax.Array:
+    """How many of ``size`` entries stay: ``size - round(sparsity * size)``, halves to even.
+
+    Exact for every size below 2^31, traced or not (a float32 product would be off above 2^24).
+
+    Args:
+        size: number of entries, static.
+        sparsity: fraction to drop, in ``[0, 1]``. May be traced; it then counts as the float32 it is.
+
+    Returns:
+        A Python int if ``sparsity`` is concrete, else an int32 scalar.
+
+    Raises:
+        ValueError: if ``size`` is 2^31 or more, or ``sparsity`` is concrete and outside ``[0, 1]``.
+
+    Example:
+        >>> kept_count(5, 0.5), kept_count(2**30 + 4, 0.25)
+        (3, 805306371)
+    """
+    if size >= 2**31:
+        raise ValueError(f"size must be below 2^31 to count exactly in int32, got {size}: split the array")
+    if isinstance(sparsity, jax.core.Tracer):
+        return jnp.int32(size) - _rounded_product(sparsity, size)
+    fraction = float(np.asarray(sparsity))
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"sparsity is the fraction dropped and must lie in [0, 1], got {fraction}")
+    return size - round(fraction * size)
+
+
+def ordered_keys(scores: jax.Array) -> jax.Array:
+    """Maps floats to unsigned integers that compare the same way; ``-0.0`` and ``0.0`` map to one.
+
+    Args:
+        scores: any float dtype. NaN has no place in the order: check before.
+
+    Returns:
+        uint16, uint32 or uint64 of the same shape.
+
+    Raises:
+        TypeError: if ``scores`` are not floats.
+
+    Example:
+        >>> keys = ordered_keys(jnp.array([-jnp.inf, -2.0, -0.0, 0.0, 1e-45, 3.0]))
+        >>> (keys[1:] > keys[:-1]).tolist()
+        [True, True, False, True, True]
+    """
+    if not jnp.issubdtype(scores.dtype, jnp.floating):
+        raise TypeError(f"scores must be floats, got {scores.dtype}")
+    if scores.dtype.itemsize == 1:
+        scores = scores.astype(jnp.float32)
+    unsigned = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[scores.dtype.itemsize]
+    bits = jax.lax.bitcast_convert_type(scores, unsigned)
+    sign = jnp.asarray(1 << (jnp.iinfo(unsigned).bits - 1), unsigned)
+    return jnp.where(bits > sign, ~bits, bits | sign)
+
+
+def topk_masks(scores: Sequence[jax.Array], keep: ArrayLike) -> list[jax.Array]:
+    """Keeps the ``keep`` highest-scoring entries of several arrays taken together.
+
+    Among equals the earlier array stays, then the lower flat index.
+
+    Args:
+        scores: arrays of one float dtype, below 2^31 entries in total.
+        keep: entries to keep, in ``[0, total]``. May be traced.
+
+    Returns:
+        One bool mask per array; ``True`` keeps.
+
+    Raises:
+        ValueError: if the dtypes differ or the total is 2^31 or more.
+
+    Example:
+        >>> [mask.tolist() for mask in topk_masks([jnp.array([1.0, 3.0]), jnp.array([3.0, 2.0])], 2)]
+        [[False, True], [True, False]]
+    """
+    total = sum(array.size for array in scores)
+    if total >= 2**31:
+        raise ValueError(f"scores must hold below 2^31 entries in total to count exactly in int32, got {total}")
+    if len({array.dtype for array in scores}) > 1:
+        raise ValueError(
+            f"scores must share one dtype, got {sorted({str(array.dtype) for array in scores})}: cast them"
+        )
+    blocks = [_blocks(ordered_keys(array)) for array in scores]
+    threshold, room = _kth_largest(blocks, jnp.asarray(keep, jnp.int32))
+    masks = []
+    for array, block in zip(scores, blocks, strict=True):
+        mask, room = _mask_above(block.reshape(-1, block.shape[-1]), threshold, room)
+        masks.append(mask.reshape(-1)[: array.size].reshape(array.shape))
+    return masks
+
+
+def topk_mask(scores: jax.Array, keep: ArrayLike) -> jax.Array:
+    """Keeps the ``keep`` highest-scoring entries of one array; among equals the lower flat index stays.
+
+    Example:
+        >>> topk_mask(jnp.array([3.0, 1.0, 2.0, 1.0]), 3).tolist()
+        [True, True, True, False]
+    """
+    return topk_masks([scores], keep)[0]
+
+
+def _blocks(keys: jax.Array) -> jax.Array:
+    """Keys in flat order as ``[groups, _LINES, width]``, padded with 0, which no float maps to (its bits are a NaN's)."""
+    width = 1
+    while width < _WIDTH and keys.size >= 16 * _LINES * width:  # padding stays below an eighth of a large array
+        width *= 2
+    groups = max(1, -(-keys.size // (_LINES * width)))
+    padded = jnp.pad(keys.reshape(-1), (0, groups * _LINES * width - keys.size))
+    return padded.reshape(groups, _LINES, width)
+
+
+def _kth_largest(blocks: Sequence[jax.Array], k: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest ``t`` with ``count(keys >= t) >= k``, and ``k - count(keys > t)``: how many equal to ``t`` are among the k."""
+    unsigned = blocks[0].dtype
+    threshold = jnp.zeros((), unsigned)
+    for shift in range(jnp.iinfo(unsigned).bits - 8, -1, -8):
+        digits = [_digits(block, shift, threshold) for block in blocks]
+        digit, k = _kth_largest_digit(digits, k)
+        threshold |= digit.astype(unsigned) << jnp.asarray(shift, unsigned)
+    return threshold, k
+
+
+def _digits(block: jax.Array, shift: int, threshold: jax.Array) -> jax.Array:
+    """Byte ``shift / 8`` of every key whose higher bytes equal the threshold's; 0 for the others."""
+    unsigned = block.dtype
+    digit = (block >> jnp.asarray(shift, unsigned)).astype(jnp.uint8)  # a narrowing cast keeps the low byte
+    if shift + 8 == jnp.iinfo(unsigned).bits:
+        return digit
+    higher = jnp.asarray(shift + 8, unsigned)
+    return jnp.where(block >> higher == threshold >> higher, digit, jnp.uint8(0))
+
+
+def _kth_largest_digit(digits: Sequence[jax.Array], k: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest ``d`` with ``d == 0 or count(digits >= d) >= k``, and ``k - count(digits > d)``."""
+
+    def fix_bit(i: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        digit, above = state  # above = count(digits > the largest digit still possible)
+        candidate = digit | (jnp.uint8(128) >> i.astype(jnp.uint8))
+        lanes = (jnp.sum(d >= candidate, axis=1, dtype=jnp.uint8) for d in digits)
+        count = sum((jnp.sum(lane, dtype=jnp.int32) for lane in lanes), jnp.int32(0))
+        fits = count >= k
+        return jnp.where(fits, candidate, digit), jnp.where(fits, above, count)
+
+    digit, above = jax.lax.fori_loop(0, 8, fix_bit, (jnp.uint8(0), jnp.int32(0)))
+    return digit, k - above
+
+
+def _mask_above(rows: jax.Array, threshold: jax.Array, room: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keeps keys above the threshold and the first ``room`` equal to it; also returns the room left for later arrays."""
+    equal = rows == threshold
+    before = jnp.cumsum(jnp.sum(equal, axis=1, dtype=jnp.int32))  # [rows], inclusive
+    row = jnp.minimum(jnp.sum(before < room, dtype=jnp.int32), rows.shape[0] - 1)  # where the last one to stay lies
+    line = equal[row].astype(jnp.int32)
+    inside = jnp.cumsum(line) + (before[row] - jnp.sum(line, dtype=jnp.int32))  # its rank, entry by entry
+    end = row * rows.shape[1] + jnp.sum(inside < room, dtype=jnp.int32)  # its flat index, or past the array if all stay
+    index = jnp.arange(rows.size, dtype=jnp.int32).reshape(rows.shape)
+    stays = (rows > threshold) | (equal & (index <= end) & (room > 0))
+    return stays, jnp.maximum(room - before[-1], 0)
+
+
+def _rounded_product(fraction: jax.Array, size: int) -> jax.Array:
+    """``round(fraction * size)``, halves to even, of the exact product (24 bits of mantissa times 31 bits of size).
+
+    Long multiplication from the lowest bit of the fraction up: add ``size`` if the bit is set, halve, remember what fell out.
+    """
+    if fraction.dtype == jnp.float64:
+        return jnp.round(fraction * jnp.float64(size)).astype(jnp.int32)
+    bits = jax.lax.bitcast_convert_type(jnp.clip(fraction.astype(jnp.float32), 0, 1), jnp.uint32)
+    mantissa = (bits & jnp.uint32(0x7FFFFF)) | jnp.uint32(0x800000)
+    exponent = (bits >> jnp.uint32(23)).astype(jnp.int32) - 150  # fraction == mantissa * 2^exponent
+
+    def add_bit(i: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        whole, half, below = state  # whole + half / 2 + something smaller if below
+        position = i - 63 - exponent  # of the bit of weight 2^(i - 63)
+        bit = jnp.where((position >= 0) & (position < 24), mantissa >> jnp.clip(position, 0, 23).astype(jnp.uint32), 0)
+        doubled = whole + (bit & jnp.uint32(1)) * jnp.uint32(size)
+        last = i == 63
+        return (
+            jnp.where(last, doubled, doubled >> jnp.uint32(1)),
+            jnp.where(last, half, doubled & jnp.uint32(1)),
+            jnp.where(last, below, below | half),
+        )
+
+    zero = jnp.zeros_like(bits)
+    whole, half, below = jax.lax.fori_loop(0, 64, add_bit, (zero, zero, zero))
+    return (whole + (half & (below | whole))).astype(jnp.int32)
