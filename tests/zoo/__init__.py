@@ -1,0 +1,20 @@
+"""The model zoo: small models of every style that a user may bring. `ZOO` maps names to entries."""
+
+from tests.zoo import attention, convolution, equinox, linen, llama, moe, nnx, plain, recurrent, transforms
+from tests.zoo.model import Entry, ZooModel
+
+ENTRIES: tuple[Entry, ...] = (
+    *linen.MODELS,
+    *convolution.MODELS,
+    *attention.MODELS,
+    *recurrent.MODELS,
+    *nnx.MODELS,
+    *equinox.MODELS,
+    *plain.MODELS,
+    *transforms.MODELS,
+    *moe.MODELS,
+    *llama.MODELS,
+)
+ZOO: dict[str, Entry] = {entry.name: entry for entry in ENTRIES}
+
+__all__ = ["ENTRIES", "ZOO", "Entry", "ZooModel"]
