@@ -39,8 +39,18 @@ __all__ = [
     "stored_bytes",
 ]
 
-# Rooms that import a library of their own, at their first use: Flax for `nnx`.
-_LAZY = {"nnx": "jaxcompress.adapters.nnx"}
+# Rooms are imported at their first use.
+_LAZY = {
+    "nnx": "jaxcompress.adapters.nnx",
+    "prune": "jaxcompress.prune",
+    "cluster": "jaxcompress.cluster",
+    "quantize": "jaxcompress.quantize",
+    "factorize": "jaxcompress.factorize",
+    "train": "jaxcompress.train",
+    "artifact": "jaxcompress.artifact",
+    "pipeline": "jaxcompress.pipeline",
+    "report": "jaxcompress.report",
+}
 
 
 def __getattr__(name: str) -> Any:
