@@ -1,6 +1,7 @@
 """A Llama (GQA, RoPE, SwiGLU, tied head).
 
-It comes as a plain function on the llama2.c layout, and as a Flax module with a scanned stack. The trained one of 260,032 parameters comes from the data folder; a random one of the same architecture needs none.
+It comes as a plain function on the llama2.c layout, and as a Flax module with a scanned stack. The trained one (260,032
+parameters) comes from the data folder; a random one of the same architecture needs none.
 """
 
 from __future__ import annotations
