@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -18,10 +19,10 @@ import jax
 from jax.extend import source_info_util
 from jax.extend.core import JaxprEqn, Literal
 
-from jaxcompress.core.leaf import CompressedArray
+from jaxcompress.core.leaf import CompressedArray, kind_name
 from jaxcompress.core.view import Concat, Origin, Value, View, dense_value, is_lazy
 
-Sink = dict[Any, Any]
+Sink = dict[tuple[str, int], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Use:
 
     Attributes:
         origin: which leaf, and what its axes are in the parameter.
-        leaf: the leaf as it arrived (sliced, unstacked).
+        kind: kind of the leaf, nested kinds in brackets.
+        shape: shape of the leaf as it arrived (sliced, unstacked).
+        dtype: its dense dtype.
         primitive: name of the consuming primitive.
         served: True when the kind computed it without a dense copy.
         reason: why it was materialized, or which operation served it.
@@ -40,12 +43,14 @@ class Use:
         gone: parameter axes that no longer exist here (taken off by a scan or picked by an index).
         trips: how often enclosing scans run it; ``None`` when a ``while`` encloses it.
         macs: multiply-accumulates of one run.
-        key: identifies the equation within the whole call.
+        ordinal: how many uses of the same parameter were met before.
         source: file and line of the user's code.
     """
 
     origin: Origin
-    leaf: CompressedArray
+    kind: str
+    shape: tuple[int, ...]
+    dtype: Any
     primitive: str
     served: bool
     reason: str
@@ -55,12 +60,27 @@ class Use:
     gone: tuple[int, ...] = ()
     trips: int | None = 1
     macs: int = 0
-    key: tuple[int, ...] = ()
+    ordinal: int = 0
     source: str = ""
 
 
 class Listener(Protocol):
-    """What watches the data that meets the leaves (see `jaxcompress.core.observe`)."""
+    """What watches the data that meets the leaves (see `jaxcompress.core.observe`).
+
+    It hands statistics to `Interpreter.collect` under keys ``(path, ordinal)``, and says how they merge.
+    """
+
+    def combine(self, a: Any, b: Any) -> Any:
+        """Merges two statistics of one key."""
+        ...
+
+    def empty(self, like: Any) -> Any:
+        """Statistics of no data, shaped as ``like``, which may be abstract."""
+        ...
+
+    def across(self, statistics: Any, axes: tuple[str, ...]) -> Any:
+        """Merges over the devices of manual mesh axes."""
+        ...
 
     def contraction(self, run: Interpreter, use: Use, x: jax.Array, out: jax.Array, axes: dict[str, Any]) -> None:
         """A leaf was contracted with ``x`` and gave ``out``; ``axes`` holds contract and batch as `matmul` has them."""
@@ -84,14 +104,14 @@ class Interpreter:
         trips: product of the lengths of the enclosing scans, ``None`` inside a ``while``.
     """
 
-    def __init__(self, listener: Listener | None = None, combine: Any = None) -> None:
-        """Starts a walk; ``combine(a, b)`` merges two statistics of the same key (needed only with a listener)."""
+    def __init__(self, listener: Listener | None = None) -> None:
+        """Starts a walk."""
         self.listener = listener
-        self.combine = combine
         self.uses: dict[tuple[Any, ...], Use] = {}
         self.sink: Sink = {}
         self.trips: int | None = 1
         self._stack: tuple[int, ...] = ()
+        self._line = ""
 
     def evaluate(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Value]) -> list[Value]:
         """Evaluates an open jaxpr; results may be lazy."""
@@ -132,20 +152,23 @@ class Interpreter:
             for axis in range(view.leaf.ndim)
             if axis not in kept and origin.shape[origin.axes[axis]] > 1
         }
-        key = (*self._stack, id(eqn))
+        key = (origin.path, *self._stack, id(eqn))
+        known = self.uses.get(key)
         use = Use(
             origin=origin,
-            leaf=view.leaf,
+            kind=kind_name(view.leaf),
+            shape=view.leaf.shape,
+            dtype=view.leaf.dtype,
             primitive=eqn.primitive.name,
             served=served,
             reason=reason,
             gone=tuple(sorted(dropped | picked)),
             trips=self.trips,
-            key=key,
-            source=source_info_util.summarize(eqn.source_info),
+            ordinal=known.ordinal if known else sum(other[0] == origin.path for other in self.uses),
+            source=user_line(eqn.source_info) or self._line,
             **roles,
         )
-        self.uses.setdefault((origin.path, key, len(roles), roles.get("contract")), use)
+        self.uses[key] = use
         return use
 
     def record_dense(self, eqn: JaxprEqn, value: Value, reason: str) -> None:
@@ -154,23 +177,27 @@ class Interpreter:
             why = reason or f"{eqn.primitive.name} of this form has no compressed way"
             self.record(eqn, view, served=False, reason=why)
 
-    def collect(self, key: Any, statistics: Any) -> None:
+    def collect(self, key: tuple[str, int], statistics: Any) -> None:
         """Adds statistics to the current frame."""
-        self.sink[key] = self.combine(self.sink[key], statistics) if key in self.sink else statistics
+        known = self.sink.get(key)
+        self.sink[key] = (
+            statistics if known is None or self.listener is None else self.listener.combine(known, statistics)
+        )
 
     # Frames -----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def frame(self, eqn: JaxprEqn, trips: int | None = 1) -> Iterator[Sink]:
         """Enters the body of a control-flow equation with an empty sink; yields that sink."""
-        outer = self.sink, self.trips, self._stack
+        outer = self.sink, self.trips, self._stack, self._line
         self.sink = {}
         self.trips = None if trips is None or self.trips is None else self.trips * trips
         self._stack = (*self._stack, id(eqn))
+        self._line = user_line(eqn.source_info) or self._line
         try:
             yield self.sink
         finally:
-            self.sink, self.trips, self._stack = outer
+            self.sink, self.trips, self._stack, self._line = outer
 
     def absorb(self, sink: Sink) -> None:
         """Adds what a body's sink brought out to the current frame."""
@@ -191,7 +218,14 @@ def views(value: Value) -> list[View]:
     return [view for part in value.parts for view in views(part)] if isinstance(value, Concat) else []
 
 
+def user_line(info: Any) -> str:
+    """``file:line (function)`` of the innermost frame outside installed packages, else the innermost outside JAX."""
+    for frame in getattr(info.traceback, "frames", ()):
+        if "site-packages" not in frame.file_name and "jaxcompress/core/" not in frame.file_name:
+            return f"{os.path.basename(frame.file_name)}:{frame.line_num} ({frame.function_name})"
+    return source_info_util.summarize(info)
+
+
 def contraction_macs(x: jax.Array, leaf: CompressedArray, contract: Sequence[int], batch: Sequence[int]) -> int:
     """Multiply-accumulates of ``matmul``: every entry of ``x`` meets the free entries of the leaf."""
     return math.prod(x.shape) * math.prod(s for axis, s in enumerate(leaf.shape) if axis not in {*contract, *batch})
-

@@ -242,10 +242,12 @@ class CompressedArray:
         specs: dict[str, Any] = {}
         for name, axes in self.alignment().items():
             value = getattr(self, name)
-            own = PartitionSpec(*(
-                entries[axis] if axis is not None and size == self.shape[axis] else None
-                for size, axis in zip(value.shape, axes, strict=True)
-            ))
+            own = PartitionSpec(
+                *(
+                    entries[axis] if axis is not None and size == self.shape[axis] else None
+                    for size, axis in zip(value.shape, axes, strict=True)
+                )
+            )
             specs[name] = value.partition_specs(own) if isinstance(value, CompressedArray) else own
         return self.replace(**specs)
 
@@ -305,6 +307,12 @@ def is_compressed(x: object) -> bool:
 def dense(x: ArrayOrLeaf) -> jax.Array:
     """The dense array of a leaf; anything else as it is."""
     return x.materialize() if isinstance(x, CompressedArray) else x
+
+
+def kind_name(leaf: CompressedArray) -> str:
+    """The kind of a leaf with the kinds inside it: ``masked(codebook)``."""
+    inner = [kind_name(part) for part in leaf.components().values() if isinstance(part, CompressedArray)]
+    return leaf.kind + (f"({', '.join(inner)})" if inner else "")
 
 
 def data_fields(cls: type) -> tuple[str, ...]:

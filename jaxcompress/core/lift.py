@@ -106,7 +106,9 @@ def split_static(
 ) -> tuple[Static, list[Any]]:
     """Splits the arguments of a call into what is static and a list of arrays and leaves."""
     whole = _static_arguments(fn, args, kwargs, static_argnames)
-    entries, treedef = jax.tree_util.tree_flatten_with_path((args, kwargs), is_leaf=lambda x: is_compressed(x) or id(x) in whole)
+    entries, treedef = jax.tree_util.tree_flatten_with_path(
+        (args, kwargs), is_leaf=lambda x: is_compressed(x) or id(x) in whole
+    )
     leaves, arrays = [], []
     for keys, leaf in entries:
         if _is_array(leaf) and id(leaf) not in whole:
@@ -126,7 +128,9 @@ def merge_static(static: Static, arrays: Sequence[Any]) -> tuple[tuple[Any, ...]
 
 def array_paths(static: Static) -> list[str]:
     """Path of every array of a call: relative to its own argument for the first one, else with the argument's name."""
-    entries, _ = jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(static.treedef, range(static.treedef.num_leaves)))
+    entries, _ = jax.tree_util.tree_flatten_with_path(
+        jax.tree.unflatten(static.treedef, range(static.treedef.num_leaves))
+    )
     paths = []
     for keys, index in entries:
         if static.leaves[index] is not ARRAY:

@@ -97,7 +97,9 @@ def select(tree: Any, where: Where, *, default: Callable[[str, Any], bool] | Non
     else:
         raise TypeError(f"where= takes a glob, a sequence of globs, or a predicate (path, leaf) -> bool; got {where!r}")
     if not chosen:
-        raise ValueError(f"where={where!r} matches no leaf. {_hint(where, paths)}The paths are:\n  " + "\n  ".join(paths))
+        raise ValueError(
+            f"where={where!r} matches no leaf. {_hint(where, paths)}The paths are:\n  " + "\n  ".join(paths)
+        )
     return chosen
 
 

@@ -47,9 +47,7 @@ class Origin:
     shape: tuple[int, ...]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["leaf", "scale"], meta_fields=["layout", "origin"]
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["leaf", "scale"], meta_fields=["layout", "origin"])
 @dataclasses.dataclass(frozen=True, eq=False)
 class View:
     """A leaf seen through a layout, times an optional scalar."""
@@ -138,9 +136,7 @@ class View:
             return None
         if stride != 1 and first.inner != 1:
             return None
-        leaf = self.leaf.map_axis(
-            first.axis, lambda f, ax: _window(f, ax, start, size, stride, first.inner)
-        )
+        leaf = self.leaf.map_axis(first.axis, lambda f, ax: _window(f, ax, start, size, stride, first.inner))
         return None if leaf is None else self._resized(leaf, axis, Atom(first.axis, first.inner, size))
 
     def indexed(self, axis: int, fn: Any, size: int) -> View | None:

@@ -44,9 +44,7 @@ def _priority(value: Value) -> int:
     return max((_priority(part) for part in value.parts), default=-1) if isinstance(value, Concat) else -1
 
 
-def _contract(
-    run: Interpreter, eqn: JaxprEqn, x: jax.Array, leaf: Value, contract: Axes, batch: Axes
-) -> jax.Array:
+def _contract(run: Interpreter, eqn: JaxprEqn, x: jax.Array, leaf: Value, contract: Axes, batch: Axes) -> jax.Array:
     """``dot_general(x, leaf)`` for a leaf in any state."""
     if isinstance(leaf, Concat):
         return _contract_parts(run, eqn, x, leaf, contract, batch)
@@ -224,4 +222,3 @@ def _options(eqn: JaxprEqn) -> dict[str, Any]:
 
 
 RULES = {"dot_general": dot_general}
-

@@ -19,7 +19,9 @@ def closed(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     return (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else (jaxpr, ())
 
 
-def body_of(run: Interpreter, eqn: JaxprEqn, jaxpr: Any, trips: int | None = 1) -> Callable[..., tuple[list[Any], Sink]]:
+def body_of(
+    run: Interpreter, eqn: JaxprEqn, jaxpr: Any, trips: int | None = 1
+) -> Callable[..., tuple[list[Any], Sink]]:
     """A Python function that evaluates a body: ``(*values) -> (results, sink)``."""
     inner, consts = closed(jaxpr)
 
@@ -82,11 +84,12 @@ def scan(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value
             outs = run.evaluate(inner, consts, [*consts_in, *full, *rebuild(x)])
         leaving = [dense_value(out) for i, out in enumerate(outs[:n_carry]) if i not in fixed]
         once = {key: value for key, value in sink.items() if key in total}
-        total = {key: run.combine(total[key], value) for key, value in once.items()}
+        total = {key: run.listener.combine(total[key], value) for key, value in once.items()} if run.listener else {}
         stacked = {key: value for key, value in sink.items() if key not in total}
         return (leaving, total), ([dense_value(y) for y in outs[n_carry:]], stacked)
 
-    start = _empty_sums(run, lambda total: step((moving, total), _first(sliced)), eqn, n_consts, values)
+    stacking = {x.origin.path for x in xs if isinstance(x, View)}
+    start = _empty_sums(run, lambda: step((moving, {}), _first(sliced)), stacking)
     (ended, total), (ys, stacked) = lax.scan(
         step,
         (moving, start),
@@ -132,12 +135,12 @@ def _first(tree: Any) -> Any:
     return jax.tree.map(lambda x: x[0], tree)
 
 
-def _empty_sums(run: Interpreter, step: Any, eqn: JaxprEqn, n_consts: int, values: Sequence[Value]) -> Sink:
+def _empty_sums(run: Interpreter, step: Any, stacking: set[str]) -> Sink:
     """Starting values for the statistics that sum over steps: those of leaves that are the same in every step."""
     if run.listener is None:
         return {}
-    _, (_, found) = jax.eval_shape(lambda: step({}))
-    return {key: run.empty(stats) for key, stats in found.items() if not run.stacks(key)}
+    _, (_, found) = jax.eval_shape(step)
+    return {key: run.listener.empty(stats) for key, stats in found.items() if key[0] not in stacking}
 
 
 def invariant_results(jaxpr: Any, skip: int, count: int) -> set[int]:
@@ -175,9 +178,7 @@ def while_(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Val
     body, consts = closed(params["body_jaxpr"])
     invariant = invariant_results(body, n_body, len(carry))
     fixed = {i: c for i, c in enumerate(carry) if i in invariant and is_lazy(c)}
-    moving = [
-        _densify(run, eqn, c, "it changes from step to step") for i, c in enumerate(carry) if i not in fixed
-    ]
+    moving = [_densify(run, eqn, c, "it changes from step to step") for i, c in enumerate(carry) if i not in fixed]
 
     def full(pool: list[Any]) -> list[Any]:
         entering = iter(pool)
@@ -190,13 +191,16 @@ def while_(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Val
     def step(state: tuple[list[Any], Sink]) -> tuple[list[Any], Sink]:
         with run.frame(eqn, None) as sink:
             outs = run.evaluate(body, consts, [*body_consts, *full(state[0])])
-        total = {key: run.combine(value, sink[key]) for key, value in state[1].items()} if state[1] else sink
+        listener = run.listener
+        total = (
+            {k: listener.combine(value, sink[k]) for k, value in state[1].items()} if listener and state[1] else sink
+        )
         return [dense_value(out) for i, out in enumerate(outs) if i not in fixed], total
 
     start: Sink = {}
     if run.listener is not None:
         _, found = jax.eval_shape(lambda: step((moving, {})))
-        start = {key: run.empty(stats) for key, stats in found.items()}
+        start = {key: run.listener.empty(stats) for key, stats in found.items()}
     ended, total = lax.while_loop(test, step, (moving, start))
     run.absorb(total)
     return full(list(ended))
@@ -207,14 +211,15 @@ def cond(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value
     index, *operands = values
     bodies = [body_of(run, eqn, branch) for branch in eqn.params["branches"]]
     wanted: Sink = {}
-    if run.listener is not None:
+    listener = run.listener
+    if listener is not None:
         for body in bodies:
             wanted |= jax.eval_shape(lambda b=body: b(*operands)[1])
 
     def branch(body: Any) -> Callable[..., tuple[list[jax.Array], Sink]]:
         def evaluated(*operands: Value) -> tuple[list[jax.Array], Sink]:
             outs, sink = body(*operands)
-            full = {key: sink[key] if key in sink else run.empty(stats) for key, stats in wanted.items()}
+            full = {k: sink[k] if k in sink else listener.empty(v) for k, v in wanted.items()} if listener else {}
             return [dense_value(out) for out in outs], full
 
         return evaluated

@@ -21,6 +21,7 @@ def shard_map(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[
     """Enters the manual region with leaves whose fields are sharded alongside their dense axes."""
     params = eqn.params
     body = body_of(run, eqn, params["jaxpr"])
+    _refuse_sharded_weights(run, values, params["in_specs"])
     entering: list[Any] = []
     specs: list[Any] = []
     for value, spec in zip(values, params["in_specs"], strict=True):
@@ -37,7 +38,7 @@ def shard_map(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[
     def inside(*args: Any) -> tuple[list[jax.Array], Sink]:
         local = [_local(value, arg) if live else arg for value, arg, live in zip(values, args, alive, strict=True)]
         outs, sink = body(*local)
-        return [dense_value(out) for out in outs], {key: run.across(stats, axes) for key, stats in sink.items()}
+        return [dense_value(out) for out in outs], _merged(run, sink, axes, params["check_vma"])
 
     outs, sink = jax.shard_map(
         inside,
@@ -49,6 +50,23 @@ def shard_map(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[
     )(*entering)
     run.absorb(sink)
     return outs
+
+
+def _merged(run: Interpreter, sink: Sink, axes: tuple[str, ...], check_vma: bool) -> Sink:
+    """Statistics of all devices: merged over the axes along which the data differs, where JAX keeps track of that."""
+    if run.listener is None:
+        return {}
+    merged: Sink = {}
+    for key, stats in sink.items():
+        varying = {axis for value in jax.tree.leaves(stats) for axis in _varying(value)} if check_vma else set(axes)
+        merged[key] = run.listener.across(stats, tuple(axis for axis in axes if axis in varying))
+    return merged
+
+
+def _varying(value: jax.Array) -> frozenset[str]:
+    """The manual mesh axes along which a value differs; the attribute was called ``vma`` before JAX 0.10."""
+    kind = getattr(jax.typeof(value), "manual_axis_type", None)
+    return kind.varying if kind is not None else jax.typeof(value).vma
 
 
 def splits_evenly(view: View, spec: PartitionSpec, mesh: Any) -> bool:
@@ -63,6 +81,15 @@ def splits_evenly(view: View, spec: PartitionSpec, mesh: Any) -> bool:
         view.leaf,
     )
     return all(jax.tree.leaves(fits))
+
+
+def _refuse_sharded_weights(run: Interpreter, values: Sequence[Value], specs: Sequence[PartitionSpec]) -> None:
+    for value, spec in zip(values, specs, strict=True):
+        if run.listener is not None and isinstance(value, View) and any(entry is not None for entry in spec):
+            raise ValueError(
+                f"observe: the parameter {value.origin.path!r} is split over devices inside shard_map ({spec}); statistics of "
+                "its parts do not add up. Observe with replicated parameters (data parallel), or leave it out with where=."
+            )
 
 
 def _devices(entry: Any, mesh: Any) -> int:

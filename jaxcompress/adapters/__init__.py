@@ -1,0 +1,1 @@
+"""Frameworks whose models need a word of translation: `nnx`. Linen needs none: ``jc.lift(model.apply)``."""

@@ -1,0 +1,295 @@
+"""`observe`: one pass over data that gathers, per site, what calibration methods need."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxcompress.core import statistics
+from jaxcompress.core.interpreter import Interpreter, Use
+from jaxcompress.core.lift import Static, evaluate, split_static
+from jaxcompress.core.paths import Where, matches
+from jaxcompress.core.sites import Sites, sites
+from jaxcompress.core.tag import tagged
+
+
+@dataclasses.dataclass(frozen=True)
+class Observed:
+    """Statistics of the data that met one leaf at one site.
+
+    ``features`` are the contracted axes of the leaf flattened in their order (for a convolution: the patch under the
+    kernel); ``stack`` are the axes along which leaf and data go in step (scanned layers, experts, feature groups).
+
+    Attributes:
+        path: path of the leaf.
+        primitive: what consumed it.
+        source: file and line of the user's code.
+        contracting: axes of the parameter that are contracted; of a lookup the axis looked up.
+        count: rows of data seen, per stack entry.
+        values: the statistics asked for, by name: ``mean`` [stack..., features], ``second_moment`` [stack..., features,
+            features] (divided by the count), ``output_second_moment``, ``absmax``, ``min``, ``max``, ``histogram`` as
+            (counts [stack..., bins], edges [stack..., bins + 1]); ``row_counts`` of a lookup [rows].
+    """
+
+    path: str
+    primitive: str
+    source: str
+    contracting: tuple[int, ...]
+    count: np.ndarray
+    values: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        """A statistic by name."""
+        if name not in self.values:
+            raise KeyError(f"{name!r} was not observed at {self.path!r}; observed: {sorted(self.values)} (see what=)")
+        return self.values[name]
+
+
+class Observations(Mapping[str, tuple[Observed, ...]]):
+    """Observed sites by path of the leaf; several per leaf where it is tied or used twice."""
+
+    def __init__(self, entries: Sequence[Observed]) -> None:
+        """Holds the observed sites."""
+        self._by_path: dict[str, tuple[Observed, ...]] = {}
+        for entry in entries:
+            self._by_path[entry.path] = (*self._by_path.get(entry.path, ()), entry)
+
+    def __getitem__(self, path: str) -> tuple[Observed, ...]:
+        """The sites of one leaf."""
+        if path not in self._by_path:
+            raise KeyError(f"nothing was observed at {path!r}; there are observations at {list(self._by_path)}")
+        return self._by_path[path]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterates over the paths."""
+        return iter(self._by_path)
+
+    def __len__(self) -> int:
+        """Number of leaves observed."""
+        return len(self._by_path)
+
+
+def observe(
+    fn: Callable[..., Any],
+    params: Any,
+    batches: Iterable[Any],
+    *,
+    what: str | Sequence[str] = ("second_moment", "mean", "absmax"),
+    inputs: Callable[[Any], tuple[Any, ...]] | None = None,
+    where: Where = None,
+    leaves_per_pass: int | None = None,
+    **kwargs: Any,
+) -> Observations:
+    """Runs ``fn`` over batches and gathers statistics of what meets every weight.
+
+    Works inside ``scan`` (weights sliced by the scan get stacked statistics, constant ones a sum), ``while``, ``cond``,
+    ``remat``, ``vmap`` and ``shard_map`` (merged over devices). Compiled once per shape of batch.
+
+    Args:
+        fn: a function that ``jit`` accepts, or ``lift`` of one.
+        params: its first argument; leaves may be compressed.
+        batches: the data. Iterated once, or once per pass with ``leaves_per_pass``.
+        what: names out of ``second_moment``, ``mean``, ``absmax``, ``min``, ``max``, ``histogram``,
+            ``output_second_moment``. Lookups always give ``row_counts``.
+        inputs: turns a batch into the positional arguments after ``params``. Default: a tuple is spread, anything else is
+            the only argument.
+        where: which leaves; default all that are contracted or looked up.
+        leaves_per_pass: bounds the memory: no more leaves than this are observed at once, in several passes.
+        **kwargs: keyword arguments of ``fn``.
+
+    Returns:
+        `Observations`, by path.
+
+    Raises:
+        ValueError: if no batch came, a chosen leaf never met data in any batch, or data was not finite; names the site.
+    """
+    names = (what,) if isinstance(what, str) else tuple(what)
+    unknown = [name for name in names if name not in statistics.STATISTICS]
+    if unknown:
+        raise ValueError(f"observe: what={unknown[0]!r} is not known; there are {sorted(statistics.STATISTICS)}")
+    spread = inputs or (lambda batch: batch if isinstance(batch, tuple) else (batch,))
+    if leaves_per_pass is not None and iter(batches) is batches:
+        raise ValueError("observe: leaves_per_pass= needs batches that can be iterated again (a list), not an iterator")
+    entries: list[Observed] = []
+    chosen: list[tuple[str, ...]] | None = None
+    turn = 0
+    while chosen is None or turn < len(chosen):
+        run: _Pass | None = None
+        for number, batch in enumerate(batches):
+            args = spread(batch)
+            if chosen is None:
+                chosen = _passes(sites(fn, params, *args, **kwargs), where, leaves_per_pass)
+            run = run or _Pass(fn, chosen[turn], names)
+            run.add(params, args, kwargs, number)
+        if run is None or chosen is None:
+            raise ValueError("observe: batches= gave no batch; there is nothing to observe")
+        entries += run.finish()
+        turn += 1
+    return Observations(entries)
+
+
+def _passes(found: Sites, where: Where, size: int | None) -> list[tuple[str, ...]]:
+    weights = found.weights()
+    if where is None:
+        wanted = weights
+    elif callable(where):
+        wanted = tuple(path for path in weights if where(path, found.at(path)[0]))
+    else:
+        wanted = tuple(path for path in weights if matches(path, where))
+    if not wanted:
+        raise ValueError(f"observe: where={where!r} matches no weight. The weights are:\n  " + "\n  ".join(weights))
+    size = size or len(wanted)
+    return [wanted[i : i + size] for i in range(0, len(wanted), size)]
+
+
+class _Pass:
+    """One pass over the batches for some of the leaves."""
+
+    def __init__(self, fn: Callable[..., Any], paths: tuple[str, ...], what: tuple[str, ...]) -> None:
+        self.fn = fn
+        self.paths = paths
+        self.recorder = Recorder(paths, what)
+        self.total: dict[tuple[str, int], Any] = {}
+        self.step = jax.jit(self._step, static_argnums=0)
+
+    def _step(self, static: Static, arrays: Any) -> dict[tuple[str, int], Any]:
+        run = Interpreter(self.recorder)
+        evaluate(run, self.fn, static, arrays)
+        return run.sink
+
+    def add(self, params: Any, args: tuple[Any, ...], kwargs: dict[str, Any], number: int) -> None:
+        """Adds one batch."""
+        static, arrays = split_static(self.fn, (tagged(params), *args), kwargs)
+        for key, found in self.step(static, arrays).items():
+            host = statistics.to_host(found)
+            bad = int(np.sum(host.get("nonfinite", 0)))
+            if bad:
+                use = self.recorder.uses[key]
+                raise ValueError(
+                    f"observe: {bad} values that are not finite met {use.origin.path!r} ({use.primitive} at {use.source}) in "
+                    f"batch {number}; look for NaN or inf in the data or in an earlier layer"
+                )
+            self.total[key] = statistics.combine(self.total[key], host) if key in self.total else host
+
+    def finish(self) -> list[Observed]:
+        """The statistics over all batches."""
+        seen = sorted(key for key in self.total if np.sum(self.total[key]["count"]) > 0)
+        for path in self.paths:
+            if not any(key[0] == path for key in seen):
+                raise ValueError(
+                    f"observe: {path!r} never met data in any batch (a branch that was not taken, or a method that was not "
+                    "called). Give batches that reach it, or leave it out with where=."
+                )
+        return [_observed(self.recorder.uses[key], self.total[key]) for key in seen]
+
+
+class Recorder:
+    """The listener that turns data at sites into statistics."""
+
+    def __init__(self, paths: Sequence[str], what: tuple[str, ...]) -> None:
+        """Watches the leaves at ``paths``."""
+        self.paths = frozenset(paths)
+        self.what = what
+        self.uses: dict[tuple[str, int], Use] = {}
+
+    def combine(self, a: Any, b: Any) -> Any:
+        """See `Listener`."""
+        return statistics.combine(a, b)
+
+    def empty(self, like: Any) -> Any:
+        """See `Listener`."""
+        return statistics.empty(like)
+
+    def across(self, found: Any, axes: tuple[str, ...]) -> Any:
+        """See `Listener`."""
+        return statistics.across(found, axes)
+
+    def contraction(self, run: Interpreter, use: Use, x: jax.Array, out: jax.Array, axes: dict[str, Any]) -> None:
+        """Rows of ``x`` (its free axes) against the contracted features."""
+        stack = len(axes["batch"][0])
+        free = x.ndim - stack - len(axes["contract"][0])
+        lead = x.shape[:stack]
+        rows = x.shape[stack : stack + free]
+        features = x.reshape(*lead, math.prod(rows), math.prod(x.shape[stack + free :]))
+        results = out.reshape(*lead, math.prod(rows), math.prod(out.shape[stack + free :]))
+        self._keep(run, use, features, results)
+
+    def convolution(self, run: Interpreter, use: Use, x: jax.Array, out: jax.Array, params: dict[str, Any]) -> None:
+        """Rows are the patches under the kernel."""
+        if use.origin.path in self.paths:
+            rows = patches(x, use, params)
+            features = out.shape[params["dimension_numbers"].out_spec[1]]
+            groups = params["feature_group_count"]
+            flat = jnp.moveaxis(out, params["dimension_numbers"].out_spec[1], -1).reshape(
+                -1, groups, features // groups
+            )
+            self._keep(
+                run, use, rows if groups > 1 else rows[0], jnp.moveaxis(flat, 1, 0) if groups > 1 else flat[:, 0]
+            )
+
+    def lookup(self, run: Interpreter, use: Use, indices: jax.Array) -> None:
+        """How often each row was taken."""
+        if use.origin.path not in self.paths or not use.lookup:
+            return
+        rows = use.shape[use.lookup[0]]
+        flat = jnp.clip(indices.reshape(-1).astype(jnp.int32), 0, rows - 1)
+        counts = jnp.zeros(rows, jnp.int32).at[flat].add(1)
+        self._add(run, use, {"row_counts": counts, "count": jnp.sum(counts)})
+
+    def _keep(self, run: Interpreter, use: Use, x: jax.Array, out: jax.Array) -> None:
+        if use.origin.path in self.paths:
+            self._add(run, use, statistics.collect(self.what, x, out))
+
+    def _add(self, run: Interpreter, use: Use, found: dict[str, Any]) -> None:
+        key = (use.origin.path, use.ordinal)
+        self.uses[key] = use
+        run.collect(key, found)
+
+
+def patches(x: jax.Array, use: Use, params: Mapping[str, Any]) -> jax.Array:
+    """The patches of an input under a kernel, ``[groups, rows, features]``; features in the order of the kernel's axes."""
+    numbers = params["dimension_numbers"]
+    if params["batch_group_count"] != 1:
+        raise ValueError(f"observe: {use.origin.path!r} is a convolution with batch groups, which has no patches")
+    _, in_axis, *spatial = numbers.rhs_spec
+    window = tuple(use.shape[axis] for axis in spatial)
+    taken = lax.conv_general_dilated_patches(
+        x,
+        filter_shape=window,
+        window_strides=params["window_strides"],
+        padding=params["padding"],
+        lhs_dilation=params["lhs_dilation"],
+        rhs_dilation=params["rhs_dilation"],
+        dimension_numbers=numbers,
+        precision=lax.Precision.HIGHEST,
+    )
+    groups = params["feature_group_count"]
+    channels = x.shape[numbers.lhs_spec[1]] // groups
+    rows = jnp.moveaxis(taken, numbers.out_spec[1], -1).reshape(-1, groups, channels, *window)
+    order = sorted(range(len(window) + 1), key=lambda i: (in_axis, *spatial)[i])
+    rows = jnp.transpose(rows, (1, 0, *(2 + i for i in order)))
+    return rows.reshape(groups, rows.shape[1], channels * math.prod(window))
+
+
+def _observed(use: Use, found: dict[str, Any]) -> Observed:
+    count = found["count"]
+    values = {}
+    for name, value in found.items():
+        if name in ("count", "nonfinite"):
+            continue
+        if name == "histogram":
+            values[name] = (value[0], statistics.bin_edges(value[1]))
+        elif name in ("mean", "second_moment", "output_second_moment"):
+            rows = np.maximum(count, 1).astype(np.float32)
+            values[name] = value / jnp.asarray(rows).reshape(rows.shape + (1,) * (value.ndim - rows.ndim))
+        else:
+            values[name] = value
+    axes = tuple(sorted(use.origin.axes[axis] for axis in (use.contract or use.lookup)))
+    return Observed(use.origin.path, use.primitive, use.source, axes, count, values)

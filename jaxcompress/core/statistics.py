@@ -1,0 +1,158 @@
+"""Streaming statistics of what meets a leaf: computed from one call, merged over calls, devices and loop steps.
+
+Rows of data are ``[stack..., rows, features]``. Sums stay sums until the end, so that merging is addition.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+HALF_BINS = 1024  # histogram bins on either side of zero; a power of two
+LEAST_EXPONENT = -120  # bins no narrower than 2**LEAST_EXPONENT, so that an all-zero batch has a width
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistic:
+    """How one statistic comes about.
+
+    Attributes:
+        compute: ``(x, out) -> arrays`` with ``x`` and ``out`` as ``[stack..., rows, features]``.
+        merge: ``"sum"``, ``"max"``, ``"min"`` or ``"histogram"``.
+    """
+
+    compute: Callable[[jax.Array, jax.Array], Any]
+    merge: str
+
+
+def second_moment(x: jax.Array) -> jax.Array:
+    """Sum over rows of the outer products, ``[stack..., features, features]``, in float32."""
+    x = x.astype(jnp.float32)
+    return jnp.einsum("...nk,...nl->...kl", x, x, precision=lax.Precision.HIGHEST)
+
+
+def histogram(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Counts in `2 * HALF_BINS` bins of width ``2**exponent`` around zero: ``(counts, exponent)``.
+
+    Widths are powers of two, so that merging histograms of different range only adds neighbouring bins and is exact.
+    """
+    stack = x.shape[:-2]
+    flat = x.astype(jnp.float32).reshape(*stack, -1)
+    _, above = jnp.frexp(jnp.max(jnp.abs(flat), axis=-1))  # absmax < 2**above
+    exponent = jnp.maximum(above.astype(jnp.int32) - HALF_BINS.bit_length() + 1, LEAST_EXPONENT)
+    width = jnp.ldexp(jnp.float32(1), exponent)
+    index = jnp.floor(flat / width[..., None]).astype(jnp.int32) + HALF_BINS
+    index = jnp.clip(index, 0, 2 * HALF_BINS - 1)
+    count = lambda row: jnp.zeros(2 * HALF_BINS, jnp.int32).at[row].add(1)  # noqa: E731  # mapped over the stack
+    for _ in stack:
+        count = jax.vmap(count)
+    return count(index), exponent
+
+
+STATISTICS: dict[str, Statistic] = {
+    "mean": Statistic(lambda x, out: jnp.sum(x.astype(jnp.float32), axis=-2), "sum"),
+    "second_moment": Statistic(lambda x, out: second_moment(x), "sum"),
+    "output_second_moment": Statistic(lambda x, out: second_moment(out), "sum"),
+    "absmax": Statistic(lambda x, out: jnp.max(jnp.abs(x), axis=-2).astype(jnp.float32), "max"),
+    "min": Statistic(lambda x, out: jnp.min(x, axis=-2).astype(jnp.float32), "min"),
+    "max": Statistic(lambda x, out: jnp.max(x, axis=-2).astype(jnp.float32), "max"),
+    "histogram": Statistic(lambda x, out: histogram(x), "histogram"),
+}
+MERGES = {name: statistic.merge for name, statistic in STATISTICS.items()} | {
+    "count": "sum",
+    "nonfinite": "sum",
+    "row_counts": "sum",
+}
+
+
+def collect(what: tuple[str, ...], x: jax.Array, out: jax.Array) -> dict[str, Any]:
+    """The statistics of one call at one site."""
+    found: dict[str, Any] = {name: STATISTICS[name].compute(x, out) for name in what}
+    # Counted from the data rather than from its shape: under shard_map it then varies over devices as the data does.
+    found["count"] = jnp.sum(jnp.isfinite(x[..., 0]) | True, axis=-1, dtype=jnp.int32)
+    found["nonfinite"] = jnp.sum(~jnp.isfinite(x), dtype=jnp.int32)
+    return found
+
+
+def combine(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """Merges two results of `collect` of one site (on device, or on the host after `to_host`)."""
+    return {name: _merge(MERGES[name], a[name], b[name]) for name in a}
+
+
+def empty(like: dict[str, Any]) -> dict[str, Any]:
+    """What leaves every other result unchanged when combined with it; ``like`` may be abstract."""
+    return {name: _neutral(MERGES[name], value) for name, value in like.items()}
+
+
+def across(statistics: dict[str, Any], axes: tuple[str, ...]) -> dict[str, Any]:
+    """Merges over the devices of manual mesh axes."""
+    if not axes:
+        return statistics
+    return {name: _across(MERGES[name], value, axes) for name, value in statistics.items()}
+
+
+def to_host(statistics: dict[str, Any]) -> dict[str, Any]:
+    """Counts as 64-bit NumPy integers, so that they stay exact over any number of batches; the rest as it is."""
+    exact = ("count", "nonfinite", "row_counts")
+    out = {name: np.asarray(value, np.int64) if name in exact else value for name, value in statistics.items()}
+    if "histogram" in out:
+        counts, exponent = out["histogram"]
+        out["histogram"] = np.asarray(counts, np.int64), np.asarray(exponent)
+    return out
+
+
+def _merge(how: str, a: Any, b: Any) -> Any:
+    if how == "histogram":
+        (counts_a, exp_a), (counts_b, exp_b) = a, b
+        numpy = isinstance(counts_a, np.ndarray)
+        exponent = np.maximum(exp_a, exp_b) if numpy else jnp.maximum(exp_a, exp_b)
+        coarse = _coarsen_host if numpy else _coarsen
+        return coarse(counts_a, exponent - exp_a) + coarse(counts_b, exponent - exp_b), exponent
+    return {"sum": lambda: a + b, "max": lambda: jnp.maximum(a, b), "min": lambda: jnp.minimum(a, b)}[how]()
+
+
+def _neutral(how: str, like: Any) -> Any:
+    if how == "histogram":
+        counts, exponent = like
+        return jnp.zeros(counts.shape, counts.dtype), jnp.full(exponent.shape, LEAST_EXPONENT, exponent.dtype)
+    start = {"sum": 0, "max": -jnp.inf, "min": jnp.inf}[how]
+    return jnp.full(like.shape, start, like.dtype)
+
+
+def _across(how: str, value: Any, axes: tuple[str, ...]) -> Any:
+    if how == "histogram":
+        counts, exponent = value
+        widest = lax.pmax(exponent, axes)
+        return lax.psum(_coarsen(counts, widest - exponent), axes), widest
+    return {"sum": lax.psum, "max": lax.pmax, "min": lax.pmin}[how](value, axes)
+
+
+def _coarsen(counts: jax.Array, shift: jax.Array) -> jax.Array:
+    """Joins ``2**shift`` neighbouring bins, keeping zero an edge."""
+
+    def one(row: jax.Array, by: jax.Array) -> jax.Array:
+        target = jnp.right_shift(jnp.arange(2 * HALF_BINS) - HALF_BINS, jnp.minimum(by, 31)) + HALF_BINS
+        return jnp.zeros_like(row).at[target].add(row)
+
+    for _ in range(counts.ndim - 1):
+        one = jax.vmap(one)
+    return one(counts, shift)
+
+
+def _coarsen_host(counts: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    out = np.zeros_like(counts)
+    for at in np.ndindex(counts.shape[:-1]):
+        target = ((np.arange(2 * HALF_BINS) - HALF_BINS) >> min(int(shift[at]), 31)) + HALF_BINS
+        np.add.at(out[at], target, counts[at])
+    return out
+
+
+def bin_edges(exponent: np.ndarray) -> np.ndarray:
+    """Edges of the bins, ``[stack..., 2 * HALF_BINS + 1]``."""
+    return (np.arange(2 * HALF_BINS + 1) - HALF_BINS) * np.ldexp(1.0, np.asarray(exponent))[..., None]
