@@ -1,12 +1,12 @@
 """Exact top-k masks without a sort: bisection on the bit patterns of the scores.
 
-Floats map to unsigned integers of the same order (`ordered_keys`), so that the k-th largest of n scores is found by fixing
-one bit after the other: ``T`` is the largest integer with ``count(keys >= T) >= k``. Counts are integers (a float32 count
-stops at 2^24), and the cost does not depend on the values.
+Floats map to unsigned integers of the same order (`ordered_keys`), so that the k-th largest of n scores is found by
+fixing one bit after the other: ``T`` is the largest integer with ``count(keys >= T) >= k``. Counts are integers (a
+float32 count stops at 2^24), and the cost does not depend on the values.
 
-Where the time goes: every bit costs one pass over the data, so the passes run over bytes. The keys are searched eight bits
-at a time; the current byte of the entries that still match is written out once (others become 0, which no candidate
-counts), then eight passes compare uint8 with uint8 and add up in uint8, 64 entries to a vector register.
+Where the time goes: every bit costs one pass over the data, so the passes run over bytes. The keys are searched eight
+bits at a time; the current byte of the entries that still match is written out once (others become 0, which no
+candidate counts), then eight passes compare uint8 with uint8 and add up in uint8, 64 entries to a vector register.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def topk_mask(scores: jax.Array, keep: ArrayLike) -> jax.Array:
 
 
 def _blocks(keys: jax.Array) -> jax.Array:
-    """Keys in flat order as ``[groups, _LINES, width]``, padded with 0, which no float maps to (its bits are a NaN's)."""
+    """Keys in flat order as ``[groups, _LINES, width]``, padded with 0: a key that only a NaN maps to."""
     width = 1
     while width < _WIDTH and keys.size >= 16 * _LINES * width:  # padding stays below an eighth of a large array
         width *= 2
@@ -134,7 +134,7 @@ def _blocks(keys: jax.Array) -> jax.Array:
 
 
 def _kth_largest(blocks: Sequence[jax.Array], k: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The largest ``t`` with ``count(keys >= t) >= k``, and ``k - count(keys > t)``: how many equal to ``t`` are among the k."""
+    """The largest ``t`` with ``count(keys >= t) >= k``, and how many keys equal to it are among the k."""
     unsigned = blocks[0].dtype
     threshold = jnp.zeros((), unsigned)
     for shift in range(jnp.iinfo(unsigned).bits - 8, -1, -8):
@@ -170,7 +170,7 @@ def _kth_largest_digit(digits: Sequence[jax.Array], k: jax.Array) -> tuple[jax.A
 
 
 def _mask_above(rows: jax.Array, threshold: jax.Array, room: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Keeps keys above the threshold and the first ``room`` equal to it; also returns the room left for later arrays."""
+    """Keeps keys above the threshold and the first ``room`` equal to it; also returns the room that is left."""
     equal = rows == threshold
     before = jnp.cumsum(jnp.sum(equal, axis=1, dtype=jnp.int32))  # [rows], inclusive
     row = jnp.minimum(jnp.sum(before < room, dtype=jnp.int32), rows.shape[0] - 1)  # where the last one to stay lies
@@ -185,7 +185,8 @@ def _mask_above(rows: jax.Array, threshold: jax.Array, room: jax.Array) -> tuple
 def _rounded_product(fraction: jax.Array, size: int) -> jax.Array:
     """``round(fraction * size)``, halves to even, of the exact product (24 bits of mantissa times 31 bits of size).
 
-    Long multiplication from the lowest bit of the fraction up: add ``size`` if the bit is set, halve, remember what fell out.
+    Long multiplication from the lowest bit of the fraction up: add ``size`` if the bit is set, halve, remember what
+    fell out.
     """
     if fraction.dtype == jnp.float64:
         return jnp.round(fraction * jnp.float64(size)).astype(jnp.int32)

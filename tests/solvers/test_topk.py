@@ -82,7 +82,7 @@ def test_concrete_count_is_pythons():
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.01, float("nan")])
 def test_sparsity_outside_its_range_is_named(sparsity):
-    with pytest.raises(ValueError, match="sparsity .* must lie in"):
+    with pytest.raises(ValueError, match=r"sparsity .* must lie in"):
         kept_count(10, sparsity)
 
 

@@ -1,0 +1,6 @@
+"""Unstructured and semi-structured pruning: masks, the masked leaf, and the methods that choose what to drop."""
+
+from jaxcompress.prune.magnitude import Magnitude as Magnitude
+from jaxcompress.prune.magnitude import magnitude as magnitude
+from jaxcompress.prune.magnitude import topk_mask as topk_mask
+from jaxcompress.prune.masked import Masked as Masked
