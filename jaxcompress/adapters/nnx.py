@@ -23,14 +23,15 @@ def split(model: nnx.Module, *, method: str = "__call__") -> tuple[Callable[...,
     """Splits a module into a pure function and the tree of its variables.
 
     Args:
-        model: any NNX module. It is not changed, and calls of the returned function do not change it either: updates that
-            a call makes to its variables (running statistics, counters of random streams) are dropped. Use `split_stateful`
-            to get them.
+        model: any NNX module. It is not changed, and calls of the returned function do not change it either: updates
+            that
+            a call makes to its variables (running statistics, counters of random streams) are dropped. Use
+            `split_stateful` to get them.
         method: the method to call.
 
     Returns:
-        ``(fn, variables)`` with ``fn(variables, *args, **kwargs) == model(*args, **kwargs)``; ``variables`` is a nested dict
-        of arrays with paths such as ``layers/0/kernel``.
+        ``(fn, variables)`` with ``fn(variables, *args, **kwargs) == model(*args, **kwargs)``; ``variables`` is a
+        nested dict of arrays with paths such as ``layers/0/kernel``.
     """
     graph, variables = _parts(model)
 
@@ -58,7 +59,8 @@ def update(model: nnx.Module, variables: Any) -> None:
     """Writes a tree of dense arrays into a module, in place, as `flax.nnx.update` does.
 
     Raises:
-        TypeError: if a leaf is still compressed: an NNX layer cannot compute with it; call ``fn`` of `split` under `lift`.
+        TypeError: if a leaf is still compressed: an NNX layer cannot compute with it; call ``fn`` of `split` under
+            `lift`.
         ValueError: if a path or a shape does not fit the module. Nothing is written then.
     """
     state = nnx.state(model)

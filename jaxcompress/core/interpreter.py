@@ -1,9 +1,9 @@
 """Re-evaluates a traced function with compressed leaves alive.
 
-The interpreter walks a jaxpr as `jax.core.eval_jaxpr` does. Equations without a lazy operand are bound untouched. For the
-others a rule of `jaxcompress.core.rules` is asked first; where none fits, the operands are materialized and the equation
-is bound as it stands, and that is recorded. `lift`, `sites`, `explain` and `observe` are this one walk with different
-listeners.
+The interpreter walks a jaxpr as `jax.core.eval_jaxpr` does. Equations without a lazy operand are bound untouched. For
+the others a rule of `jaxcompress.core.rules` is asked first; where none fits, the operands are materialized and the
+equation is bound as it stands, and that is recorded. `lift`, `sites`, `explain` and `observe` are this one walk with
+different listeners.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Listener(Protocol):
         """Statistics of no data, shaped as ``like``, which may be abstract."""
         ...
 
-    def across(self, statistics: Any, axes: tuple[str, ...]) -> Any:
+    def across(self, found: Any, axes: tuple[str, ...]) -> Any:
         """Merges over the devices of manual mesh axes."""
         ...
 

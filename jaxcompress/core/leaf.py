@@ -1,6 +1,7 @@
 """The leaf protocol: what a compressed array is, and all that a new kind of it has to say.
 
-A compressed model is the same pytree in which some array leaves are a `CompressedArray`. A kind is one frozen dataclass:
+A compressed model is the same pytree in which some array leaves are a `CompressedArray`. A kind is one frozen
+dataclass:
 
     @leaf_kind("masked", trainable=("values",))
     @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -61,9 +62,9 @@ class CompressedArray:
     def alignment(self) -> Mapping[str, tuple[int | None, ...]]:
         """Maps every data field to the dense axis that each of its axes runs along (``None``: an axis of its own).
 
-        The promise: entries of the dense array at index ``i`` of axis ``a`` depend only on entries at index ``i`` of the
-        field axes aligned with ``a`` (a field axis of size 1 serves every index). Hence slicing the aligned axes slices the
-        dense array.
+        The promise: entries of the dense array at index ``i`` of axis ``a`` depend only on entries at index ``i`` of
+        the field axes aligned with ``a`` (a field axis of size 1 serves every index). Hence slicing the aligned axes
+        slices the dense array.
         """
         raise NotImplementedError(f"{type(self).__name__} must define alignment()")
 
@@ -97,8 +98,8 @@ class CompressedArray:
             preferred_element_type: as in `jax.lax.dot_general`; the dtype of the result if given.
 
         Returns:
-            ``lax.dot_general(x, materialize(self), (contract, batch))``: batch axes, free axes of ``x``, free axes of the
-            leaf.
+            ``lax.dot_general(x, materialize(self), (contract, batch))``: batch axes, free axes of ``x``, free axes of
+            the leaf.
         """
         del x, contract, batch, precision, preferred_element_type
         return None
@@ -123,7 +124,7 @@ class CompressedArray:
         return bit_width(getattr(self, name).dtype)
 
     def support(self) -> jax.Array | None:
-        """A bool array of ``self.shape``: entries where it is False are zero and need not be stored. ``None``: all are."""
+        """A bool array of ``self.shape``: where it is False entries are zero and need not be stored. ``None``: store all."""
         return None
 
     # What follows -----------------------------------------------------------------------------------------------

@@ -38,19 +38,20 @@ ARRAY = _Array()
 def lift(fn: F, *, static_argnames: str | Iterable[str] = ()) -> F:
     """Transforms ``fn`` so that any array in its arguments may be a `CompressedArray`.
 
-    The promise: ``lift(fn)(params, x) == fn(materialize(params), x)`` up to rounding, for every leaf kind, under ``jit``,
-    ``vmap``, ``grad``, ``scan`` and ``shard_map``. ``fn`` is traced at the dense shapes and its jaxpr re-evaluated; a
-    primitive that meets a leaf whose kind can serve it never sees a dense copy, elsewhere the leaf is materialized
-    (`jaxcompress.explain` tells which). Nothing is patched, and ``fn`` itself stays as it is.
+    The promise: ``lift(fn)(params, x) == fn(materialize(params), x)`` up to rounding, for every leaf kind, under
+    ``jit``, ``vmap``, ``grad``, ``scan`` and ``shard_map``. ``fn`` is traced at the dense shapes and its jaxpr
+    re-evaluated; a primitive that meets a leaf whose kind can serve it never sees a dense copy, elsewhere the leaf is
+    materialized (`jaxcompress.explain` tells which). Nothing is patched, and ``fn`` itself stays as it is.
 
-    The contract is that of `jax.jit`: outputs are dense arrays; calls are compiled and cached by the identity of ``fn``,
-    the structure, shapes and dtypes of the arguments. Arguments that are not arrays, wherever they stand in the argument
-    trees (``train=False``, ``mutable=["batch_stats"]``, modules, Python numbers), are static: they must be hashable, and a
-    new value traces anew.
+    The contract is that of `jax.jit`: outputs are dense arrays; calls are compiled and cached by the identity of
+    ``fn``, the structure, shapes and dtypes of the arguments. Arguments that are not arrays, wherever they stand in
+    the argument trees (``train=False``, ``mutable=["batch_stats"]``, modules, Python numbers), are static: they must
+    be hashable, and a new value traces anew.
 
     Args:
         fn: any function that ``jit`` accepts.
-        static_argnames: parameters of ``fn`` that are static as a whole although they are pytrees (a configuration tuple).
+        static_argnames: parameters of ``fn`` that are static as a whole although they are pytrees (a configuration
+            tuple).
 
     Returns:
         A function of the same signature.
@@ -163,7 +164,7 @@ def _hashable(leaf: Any, keys: Sequence[Any], fn: Callable[..., Any]) -> Any:
     except TypeError as error:
         name = getattr(fn, "__name__", repr(fn))
         raise TypeError(
-            f"lift({name}): the argument at {path_string(keys[1:])!r} is a {type(leaf).__name__}, neither an array nor hashable. "
-            "Pass an array to have it traced, or a hashable object to keep it static."
+            f"lift({name}): the argument at {path_string(keys[1:])!r} is a {type(leaf).__name__}, "
+            "neither an array nor hashable. Pass an array to have it traced, or a hashable object to keep it static."
         ) from error
     return leaf

@@ -98,7 +98,8 @@ def observe(
         batches: the data. Iterated once, or once per pass with ``leaves_per_pass``.
         what: names out of ``second_moment``, ``mean``, ``absmax``, ``min``, ``max``, ``histogram``,
             ``output_second_moment``. Lookups always give ``row_counts``.
-        inputs: turns a batch into the positional arguments after ``params``. Default: a tuple is spread, anything else is
+        inputs: turns a batch into the positional arguments after ``params``. Default: a tuple is spread, anything
+            else is
             the only argument.
         where: which leaves; default all that are contracted or looked up.
         leaves_per_pass: bounds the memory: no more leaves than this are observed at once, in several passes.
@@ -173,8 +174,8 @@ class _Pass:
             if bad:
                 use = self.recorder.uses[key]
                 raise ValueError(
-                    f"observe: {bad} values that are not finite met {use.origin.path!r} ({use.primitive} at {use.source}) in "
-                    f"batch {number}; look for NaN or inf in the data or in an earlier layer"
+                    f"observe: {bad} values that are not finite met {use.origin.path!r} ({use.primitive} at {use.source}) "
+                    f"in batch {number}; look for NaN or inf in the data or in an earlier layer"
                 )
             self.total[key] = statistics.combine(self.total[key], host) if key in self.total else host
 
@@ -184,8 +185,8 @@ class _Pass:
         for path in self.paths:
             if not any(key[0] == path for key in seen):
                 raise ValueError(
-                    f"observe: {path!r} never met data in any batch (a branch that was not taken, or a method that was not "
-                    "called). Give batches that reach it, or leave it out with where=."
+                    f"observe: {path!r} never met data in any batch (a branch that was not taken, or a method "
+                    "that was not called). Give batches that reach it, or leave it out with where=."
                 )
         return [_observed(self.recorder.uses[key], self.total[key]) for key in seen]
 
@@ -254,7 +255,7 @@ class Recorder:
 
 
 def patches(x: jax.Array, use: Use, params: Mapping[str, Any]) -> jax.Array:
-    """The patches of an input under a kernel, ``[groups, rows, features]``; features in the order of the kernel's axes."""
+    """Patches of an input under a kernel, ``[groups, rows, features]``; features in the order of the kernel's axes."""
     numbers = params["dimension_numbers"]
     if params["batch_group_count"] != 1:
         raise ValueError(f"observe: {use.origin.path!r} is a convolution with batch groups, which has no patches")

@@ -1,8 +1,8 @@
 """Names of the leaves of a parameter tree, and the patterns that choose among them.
 
-A path is the ``/``-joined keys down to a dense leaf: ``params/Dense_0/kernel`` in a Linen dict, ``layers/0/weight`` in an
-Equinox module. A compressed leaf has the path of the dense leaf it stands for. The ``value`` that Flax NNX puts around
-every variable is left out.
+A path is the ``/``-joined keys down to a dense leaf: ``params/Dense_0/kernel`` in a Linen dict, ``layers/0/weight``
+in an Equinox module. A compressed leaf has the path of the dense leaf it stands for. The ``value`` that Flax NNX puts
+around every variable is left out.
 """
 
 from __future__ import annotations

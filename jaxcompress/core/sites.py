@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxcompress.core.interpreter import Interpreter, Use
 from jaxcompress.core.lift import array_paths, evaluate, split_static
-from jaxcompress.core.tag import tagged
 from jaxcompress.core.table import html_table, text_table
+from jaxcompress.core.tag import tagged
 
 CONTRACTIONS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 
@@ -25,7 +25,8 @@ class Site:
 
     Attributes:
         path: path of the leaf.
-        primitive: ``dot_general``, ``conv_general_dilated``, ``gather``, or the name of another primitive (an elementwise
+        primitive: ``dot_general``, ``conv_general_dilated``, ``gather``, or the name of another primitive (an
+            elementwise
             use, or one in which the roles are not known).
         contracting: axes summed over.
         output: axes that appear in the result.

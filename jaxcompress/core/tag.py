@@ -1,4 +1,4 @@
-"""A leaf kind that holds a dense array as it is, so that the interpreter follows dense parameters like compressed ones."""
+"""A leaf kind that holds a dense array as it is, so that the interpreter follows dense parameters too."""
 
 from __future__ import annotations
 

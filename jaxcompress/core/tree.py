@@ -32,8 +32,8 @@ def stored_bytes(tree: Any) -> int:
 def split_trainable(tree: Any, *, where: Where = None) -> tuple[Any, Any]:
     """Splits a tree into what gradient steps change and what they leave alone.
 
-    Trainable are the float arrays, and inside a compressed leaf the float fields that its kind declares (the values under
-    a mask, a codebook, low-rank factors). Codes, masks and scales are frozen.
+    Trainable are the float arrays, and inside a compressed leaf the float fields that its kind declares (the values
+    under a mask, a codebook, low-rank factors). Codes, masks and scales are frozen.
 
     Args:
         tree: parameters, possibly with compressed leaves.
@@ -49,7 +49,8 @@ def split_trainable(tree: Any, *, where: Where = None) -> tuple[Any, Any]:
     Example:
         >>> trainable, frozen = split_trainable({"w": jnp.ones(2), "steps": jnp.asarray(3)})
         >>> trainable, frozen
-        ({'steps': None, 'w': Array([1., 1.], dtype=float32)}, {'steps': Array(3, dtype=int32, weak_type=True), 'w': None})
+        ({'steps': None, 'w': Array([1., 1.], dtype=float32)}, {'steps': Array(3, dtype=int32, weak_type=True), 'w':
+        None})
     """
     chosen = None if where is None else set(select(tree, where))
     paths, leaves, treedef = flatten_with_paths(tree)
@@ -78,7 +79,8 @@ def in_axes(tree: Any, axis: int = 0) -> Any:
         A tree of the structure of ``tree``, integers at the arrays.
 
     Raises:
-        ValueError: if some leaf does not carry that axis in each of its fields (it is not a stack axis); names the leaf.
+        ValueError: if some leaf does not carry that axis in each of its fields (it is not a stack axis); names the
+            leaf.
     """
     paths, leaves, treedef = flatten_with_paths(tree)
     return jax.tree.unflatten(treedef, [_axes(p, leaf, axis) for p, leaf in zip(paths, leaves, strict=True)])
@@ -92,8 +94,8 @@ def shardings(tree: Any, *, like: Any) -> Any:
         like: the dense tree: arrays (or abstract arrays) that carry a `jax.sharding.Sharding`, or shardings.
 
     Returns:
-        A tree of the structure of ``tree`` with shardings at the arrays; for `jax.device_put` and for ``in_shardings``. A
-        field axis that does not divide by its mesh axes is replicated.
+        A tree of the structure of ``tree`` with shardings at the arrays; for `jax.device_put` and for
+        ``in_shardings``. A field axis that does not divide by its mesh axes is replicated.
 
     Raises:
         ValueError: if the trees do not match, or a leaf of ``like`` carries no sharding a compressed leaf can follow.
@@ -120,8 +122,8 @@ def _axes(path: str, leaf: Any, axis: int) -> Any:
     positions = leaf.axis_positions(axis) if -leaf.ndim <= axis < leaf.ndim else None
     if positions is None:
         raise ValueError(
-            f"in_axes: axis {axis} of the {leaf.kind} leaf {path!r} (shape {leaf.shape}) is not held by each of its fields; "
-            "only stack axes can be mapped. Materialize the leaf, or unstack it."
+            f"in_axes: axis {axis} of the {leaf.kind} leaf {path!r} (shape {leaf.shape}) is not held by each of its "
+            "fields; only stack axes can be mapped. Materialize the leaf, or unstack it."
         )
     return leaf.replace(**{name: _axes(path, getattr(leaf, name), at) for name, at in positions.items()})
 

@@ -1,9 +1,9 @@
 """Lazy views: what a compressed leaf becomes between the parameter tree and the primitive that consumes it.
 
-Transposes, reshapes, slices, broadcasts and scalar factors on their way to a contraction are kept symbolically, so that a
-leaf kind has to serve only `matmul`, `take` (through `map_axis`) and `conv` on its own axes. A view's layout lists, for
-every axis of the viewed array, the `Atom`s it is made of: a leaf axis of size 12 that was reshaped to (3, 4) is the atoms
-(axis, inner=4, size=3) and (axis, inner=1, size=4). Axes of size 1 hold no atoms.
+Transposes, reshapes, slices, broadcasts and scalar factors on their way to a contraction are kept symbolically, so
+that a leaf kind has to serve only `matmul`, `take` (through `map_axis`) and `conv` on its own axes. A view's layout
+lists, for every axis of the viewed array, the `Atom`s it is made of: a leaf axis of size 12 that was reshaped to (3,
+4) is the atoms (axis, inner=4, size=3) and (axis, inner=1, size=4). Axes of size 1 hold no atoms.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class View:
         return found if sorted(found) == list(range(self.leaf.ndim)) == list(range(self.ndim)) else None
 
     def unstacked(self) -> tuple[CompressedArray, Layout, Origin] | None:
-        """What `scan` needs to slice along axis 0: the leaf with that axis in front, and layout and origin of a slice."""
+        """What `scan` needs to slice axis 0: the leaf with that axis in front, and layout and origin of a slice."""
         axis = self.whole_axis(0)
         leaf = None if axis is None else self.leaf.move_to_front(axis)
         if leaf is None or axis is None:

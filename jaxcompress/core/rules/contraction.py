@@ -28,7 +28,7 @@ def dot_general(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> lis
     contract: Axes = (tuple(lhs_contract), tuple(rhs_contract))
     batch: Axes = (tuple(lhs_batch), tuple(rhs_batch))
     if leaf_is_lhs:
-        contract, batch = contract[::-1], batch[::-1]
+        contract, batch = (contract[1], contract[0]), (batch[1], batch[0])
     out = _contract(run, eqn, x, leaf, contract, batch)
     if leaf_is_lhs:  # we computed batch, x free, leaf free; the equation wants batch, leaf free, x free
         batches, x_free = len(batch[0]), x.ndim - len(batch[0]) - len(contract[0])
@@ -79,7 +79,7 @@ def _contract_parts(
 
 
 class Plan(NamedTuple):
-    """How a product with a view becomes one with its leaf: reshape and transpose ``x``, `matmul`, undo it on the result."""
+    """How a product with a view becomes one with its leaf: rearrange ``x``, `matmul`, rearrange the result."""
 
     split: tuple[int, ...]
     order: tuple[int, ...]

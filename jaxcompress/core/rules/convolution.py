@@ -9,13 +9,13 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 
 from jaxcompress.core.interpreter import Interpreter
-from jaxcompress.core.view import Value, View, is_lazy
+from jaxcompress.core.view import Concat, Value, View
 
 
 def conv_general_dilated(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
     """The kernel stays compressed when it is a leaf up to a transposition; a lazy input is materialized."""
     x, kernel = values
-    if is_lazy(x) or not isinstance(kernel, View):
+    if isinstance(x, View | Concat) or not isinstance(kernel, View):
         return None
     axes = kernel.leaf_axes()
     if axes is None:

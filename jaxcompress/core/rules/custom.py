@@ -1,7 +1,7 @@
-"""Functions with derivatives of their own: the primal is evaluated with leaves alive, the derivative stays the author's.
+"""Functions with derivatives of their own: the primal is lifted, the derivative stays the author's.
 
-Inlining such a call would differentiate its implementation instead. So the call is wrapped anew: its value comes from the
-lifted primal, its derivative from the original call after materialization.
+Inlining such a call would differentiate its implementation instead. So the call is wrapped anew: its value comes from
+the lifted primal, its derivative from the original call after materialization.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxcompress.core.rules.control import body_of
 from jaxcompress.core.view import Value, dense_value
 
 
-def custom_jvp_call(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value]:
+def custom_jvp_call(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> Sequence[Value]:
     """Re-wraps a `jax.custom_jvp` call."""
     body = body_of(run, eqn, eqn.params["call_jaxpr"])
     if run.listener is not None:  # statistics are not differentiated, and may not leave a wrapped call
@@ -32,7 +32,7 @@ def custom_jvp_call(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) ->
     return call(*values)
 
 
-def custom_vjp_call(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value]:
+def custom_vjp_call(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> Sequence[Value]:
     """Re-wraps a `jax.custom_vjp` call."""
     body = body_of(run, eqn, eqn.params["call_jaxpr"])
     if run.listener is not None:
@@ -51,7 +51,7 @@ def _dense_outs(body: Any, args: Sequence[Value]) -> list[jax.Array]:
     return [dense_value(out) for out in body(*args)[0]]
 
 
-def _inlined(run: Interpreter, body: Any, values: Sequence[Value]) -> list[Value]:
+def _inlined(run: Interpreter, body: Any, values: Sequence[Value]) -> Sequence[Value]:
     outs, sink = body(*values)
     run.absorb(sink)
     return outs

@@ -12,7 +12,7 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 
 from jaxcompress.core.interpreter import Interpreter
-from jaxcompress.core.view import Value, View, is_lazy
+from jaxcompress.core.view import Concat, Value, View, dense_value
 
 
 def slice_(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
@@ -30,13 +30,12 @@ def slice_(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Val
 def dynamic_slice(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
     """A slice at traced starts (clamped as XLA does); the result stays compressed."""
     view, *starts = values
-    if any(map(is_lazy, starts)):
-        return None
     for axis, (start, size) in enumerate(zip(starts, eqn.params["slice_sizes"], strict=True)):
         if not isinstance(view, View):
             return None
         # Clamp on the dense axis: a coarser unit inside the leaf must not clamp differently.
-        clamped = lax.clamp(jnp.zeros_like(start), start, jnp.full_like(start, view.shape[axis] - size))
+        first = dense_value(start)
+        clamped = lax.clamp(jnp.zeros_like(first), first, jnp.full_like(first, view.shape[axis] - size))
         view = view.window(axis, clamped, size)
     return None if view is None else [view]
 
@@ -55,11 +54,11 @@ def gather(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Val
     """A lookup along one axis (embedding rows, an expert's weights): only the rows taken are decoded."""
     view, indices = values
     axis = _taken_axis(eqn, view)
-    if axis is None or not isinstance(view, View) or is_lazy(indices):
+    if axis is None or not isinstance(view, View) or isinstance(indices, View | Concat):
         return None
     batch_shape = indices.shape[:-1]
     size = view.shape[axis]
-    flat = indices.reshape(-1)
+    flat = indices.reshape((math.prod(batch_shape),))
     rows = view.indexed(axis, lambda f, ax: jnp.take(f, flat, axis=ax, mode="clip"), math.prod(batch_shape))
     if rows is None:
         return None
@@ -71,8 +70,8 @@ def gather(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Val
         lookup=(view.layout[axis][0].axis,) if view.layout[axis] else (),
     )
     if run.listener is not None:
-        run.listener.lookup(run, use, indices[..., 0])
-    out = _masked(eqn, rows.materialize(), indices.reshape(-1), size, axis)
+        run.listener.lookup(run, use, jnp.squeeze(indices, -1))
+    out = _masked(eqn, rows.materialize(), flat, size, axis)
     return [_arranged(eqn, out, axis, batch_shape)]
 
 

@@ -13,11 +13,12 @@ from jax.extend.core import JaxprEqn
 from jax.sharding import PartitionSpec
 
 from jaxcompress.core.interpreter import Interpreter, Sink
+from jaxcompress.core.leaf import is_compressed
 from jaxcompress.core.rules.control import body_of
-from jaxcompress.core.view import Value, View, dense_value, is_lazy, view_of
+from jaxcompress.core.view import Value, View, dense_value, view_of
 
 
-def shard_map(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value]:
+def shard_map(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> Sequence[Value]:
     """Enters the manual region with leaves whose fields are sharded alongside their dense axes."""
     params = eqn.params
     body = body_of(run, eqn, params["jaxpr"])
@@ -32,11 +33,13 @@ def shard_map(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[
             run.record_dense(eqn, value, f"the leaf cannot be split as {spec}")
             entering.append(dense_value(value))
             specs.append(spec)
-    alive = [is_lazy(value) and not isinstance(leaf, jax.Array) for value, leaf in zip(values, entering, strict=True)]
     axes = tuple(params["newly_manual_axes"])
 
     def inside(*args: Any) -> tuple[list[jax.Array], Sink]:
-        local = [_local(value, arg) if live else arg for value, arg, live in zip(values, args, alive, strict=True)]
+        local = [
+            _local(value, arg) if isinstance(value, View) and is_compressed(arg) else arg
+            for value, arg in zip(values, args, strict=True)
+        ]
         outs, sink = body(*local)
         return [dense_value(out) for out in outs], _merged(run, sink, axes, params["check_vma"])
 
@@ -74,9 +77,7 @@ def splits_evenly(view: View, spec: PartitionSpec, mesh: Any) -> bool:
     if view.scale is not None or view.leaf_axes() != tuple(range(view.ndim)):
         return False
     fits = jax.tree.map(
-        lambda own, field: all(
-            size % _devices(entry, mesh) == 0 for size, entry in zip(field.shape, (*own, *[None] * field.ndim))
-        ),
+        lambda own, field: all(size % _devices(entry, mesh) == 0 for size, entry in zip(field.shape, own, strict=True)),
         view.leaf.partition_specs(spec),
         view.leaf,
     )
@@ -87,8 +88,8 @@ def _refuse_sharded_weights(run: Interpreter, values: Sequence[Value], specs: Se
     for value, spec in zip(values, specs, strict=True):
         if run.listener is not None and isinstance(value, View) and any(entry is not None for entry in spec):
             raise ValueError(
-                f"observe: the parameter {value.origin.path!r} is split over devices inside shard_map ({spec}); statistics of "
-                "its parts do not add up. Observe with replicated parameters (data parallel), or leave it out with where=."
+                f"observe: the parameter {value.origin.path!r} is split over devices inside shard_map ({spec}); "
+                "statistics of its parts do not add up. Observe with replicated parameters (data parallel)."
             )
 
 

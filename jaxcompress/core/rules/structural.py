@@ -97,7 +97,7 @@ def neg(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value]
 
 
 def on_fields(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
-    """Primitives that change no values (``copy``, ``stop_gradient``, casts of varying axes) act on every float field."""
+    """Primitives that change no values (``copy``, ``stop_gradient``, ``pvary``) act on every field."""
     if len(values) > 1:
         return None
     return [jax.tree.map(lambda field: bind(eqn, [field])[0], values[0])]
