@@ -124,7 +124,7 @@ class CompressedArray:
         return bit_width(getattr(self, name).dtype)
 
     def support(self) -> jax.Array | None:
-        """A bool array of ``self.shape``: where it is False entries are zero and need not be stored. ``None``: store all."""
+        """A bool array of ``self.shape``: where False, entries are zero and need not be stored. ``None``: store all."""
         return None
 
     # What follows -----------------------------------------------------------------------------------------------

@@ -174,8 +174,8 @@ class _Pass:
             if bad:
                 use = self.recorder.uses[key]
                 raise ValueError(
-                    f"observe: {bad} values that are not finite met {use.origin.path!r} ({use.primitive} at {use.source}) "
-                    f"in batch {number}; look for NaN or inf in the data or in an earlier layer"
+                    f"observe: {bad} values that are not finite met {use.origin.path!r} ({use.primitive} at "
+                    f"{use.source}) in batch {number}; look for NaN or inf in the data or in an earlier layer"
                 )
             self.total[key] = statistics.combine(self.total[key], host) if key in self.total else host
 

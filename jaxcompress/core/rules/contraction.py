@@ -10,7 +10,7 @@ import jax
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from jaxcompress.core.interpreter import Interpreter, contraction_macs
+from jaxcompress.core.interpreter import Interpreter, bind, contraction_macs
 from jaxcompress.core.view import BROADCAST, Atom, Concat, Value, View, dense_value, is_lazy
 
 Axes = tuple[tuple[int, ...], tuple[int, ...]]
@@ -22,13 +22,13 @@ def dot_general(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> lis
     (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = eqn.params["dimension_numbers"]
     leaf_is_lhs = is_lazy(lhs) and not (is_lazy(rhs) and _priority(rhs) >= _priority(lhs))
     leaf, other = (lhs, rhs) if leaf_is_lhs else (rhs, lhs)
-    if is_lazy(other):
-        run.record_dense(eqn, other, "the other operand of the product is the one that stays compressed")
-    x = dense_value(other)
     contract: Axes = (tuple(lhs_contract), tuple(rhs_contract))
     batch: Axes = (tuple(lhs_batch), tuple(rhs_batch))
     if leaf_is_lhs:
         contract, batch = (contract[1], contract[0]), (batch[1], batch[0])
+    if is_lazy(other):
+        _record_other(run, eqn, other, contract[0], batch[0])
+    x = dense_value(other)
     out = _contract(run, eqn, x, leaf, contract, batch)
     if leaf_is_lhs:  # we computed batch, x free, leaf free; the equation wants batch, leaf free, x free
         batches, x_free = len(batch[0]), x.ndim - len(batch[0]) - len(contract[0])
@@ -36,6 +36,30 @@ def dot_general(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> lis
         out = out if order == sorted(order) else lax.transpose(out, order)
     sharding = eqn.params.get("out_sharding")
     return [out if sharding is None else jax.sharding.reshard(out, sharding)]
+
+
+def _record_other(
+    run: Interpreter, eqn: JaxprEqn, other: Value, contract: tuple[int, ...], batch: tuple[int, ...], why: str = ""
+) -> None:
+    """Notes, with its roles, a leaf that a product consumes dense."""
+    why = why or "the other operand of the product is the one that stays compressed"
+    axes = other.leaf_axes() if isinstance(other, View) else None
+    if not isinstance(other, View) or axes is None:
+        return run.record_dense(eqn, other, why)
+    roles = {"contract": tuple(axes[i] for i in contract), "batch": tuple(axes[i] for i in batch)}
+    run.record(eqn, other, served=False, reason=why, **roles)
+    return None
+
+
+def ragged_dot_general(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> Sequence[Value]:
+    """A grouped product takes its operands dense; the roles of the weights' axes are noted."""
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    (_, contract), (_, batch) = numbers.dot_dimension_numbers
+    why = "a ragged product has no compressed way"
+    _record_other(run, eqn, values[1], tuple(contract), (*batch, *numbers.rhs_group_dimensions), why)
+    for value in (values[0], *values[2:]):
+        run.record_dense(eqn, value, why)
+    return bind(eqn, [dense_value(value) for value in values])
 
 
 def _priority(value: Value) -> int:
@@ -221,4 +245,4 @@ def _options(eqn: JaxprEqn) -> dict[str, Any]:
     return {name: eqn.params[name] for name in ("precision", "preferred_element_type")}
 
 
-RULES = {"dot_general": dot_general}
+RULES = {"dot_general": dot_general, "ragged_dot_general": ragged_dot_general}

@@ -86,7 +86,8 @@ def scan(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value
         once = {key: value for key, value in sink.items() if key in total}
         total = {key: run.listener.combine(total[key], value) for key, value in once.items()} if run.listener else {}
         stacked = {key: value for key, value in sink.items() if key not in total}
-        return (leaving, total), ([dense_value(y) for y in outs[n_carry:]], stacked)
+        ys = [_densify(run, eqn, y, "it leaves the loop stacked") for y in outs[n_carry:]]
+        return (leaving, total), (ys, stacked)
 
     stacking = {x.origin.path for x in xs if isinstance(x, View)}
     start = _empty_sums(run, lambda: step((moving, {}), _first(sliced)), stacking)
@@ -220,7 +221,7 @@ def cond(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value
         def evaluated(*operands: Value) -> tuple[list[jax.Array], Sink]:
             outs, sink = body(*operands)
             full = {k: sink[k] if k in sink else listener.empty(v) for k, v in wanted.items()} if listener else {}
-            return [dense_value(out) for out in outs], full
+            return [_densify(run, eqn, out, "it leaves a branch") for out in outs], full
 
         return evaluated
 

@@ -27,6 +27,32 @@ def slice_(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Val
     return None if view is None else [view]
 
 
+def split(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
+    """A split is a row of static slices."""
+    view, axis = values[0], eqn.params["axis"]
+    if not isinstance(view, View):
+        return None
+    parts: list[Value] = []
+    start = 0
+    for size in map(int, eqn.params["sizes"]):
+        part = view.window(axis, start, size)
+        if part is None:
+            return None
+        parts.append(part)
+        start += size
+    return parts
+
+
+def unstack(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
+    """The slices along one axis, without that axis."""
+    view, axis = values[0], eqn.params["axis"]
+    if not isinstance(view, View):
+        return None
+    parts = [view.window(axis, i, 1) for i in range(view.shape[axis])]
+    kept = [p.with_layout([atoms for i, atoms in enumerate(p.layout) if i != axis]) for p in parts if p is not None]
+    return list(kept) if len(kept) == len(parts) else None
+
+
 def dynamic_slice(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
     """A slice at traced starts (clamped as XLA does); the result stays compressed."""
     view, *starts = values
@@ -71,8 +97,17 @@ def gather(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Val
     )
     if run.listener is not None:
         run.listener.lookup(run, use, jnp.squeeze(indices, -1))
-    out = _masked(eqn, rows.materialize(), flat, size, axis)
-    return [_arranged(eqn, out, axis, batch_shape)]
+    order = [axis, *(i for i in range(view.ndim) if i != axis)]
+    spread = rows.transpose(order).reshape((*batch_shape, *(view.shape[i] for i in order[1:])))
+    if spread is None:
+        return None
+    slots = iter(range(len(batch_shape), spread.ndim)), iter(range(len(batch_shape)))
+    offset = eqn.params["dimension_numbers"].offset_dims
+    taken = spread.transpose([next(slots[0] if i in offset else slots[1]) for i in range(spread.ndim)])
+    if eqn.params["mode"] == jax.lax.GatherScatterMode.FILL_OR_DROP:
+        return [_filled(eqn, taken.materialize(), (flat >= 0) & (flat < size), batch_shape)]
+    # Whole matrices taken by index (the weights of an expert) go on to a contraction; rows are wanted as they are.
+    return [taken if view.ndim > 2 else taken.materialize()]
 
 
 def _taken_axis(eqn: JaxprEqn, operand: Any) -> int | None:
@@ -85,26 +120,19 @@ def _taken_axis(eqn: JaxprEqn, operand: Any) -> int | None:
     return axis if full and sizes[axis] == 1 and numbers.collapsed_slice_dims == (axis,) else None
 
 
-def _masked(eqn: JaxprEqn, rows: jax.Array, flat: jax.Array, size: int, axis: int) -> jax.Array:
-    """Fills what was out of bounds, where the mode of the gather asks for it."""
-    if eqn.params["mode"] != jax.lax.GatherScatterMode.FILL_OR_DROP:
-        return rows
+def _filled(eqn: JaxprEqn, taken: jax.Array, inside: jax.Array, batch_shape: tuple[int, ...]) -> jax.Array:
+    """Fills what was out of bounds."""
     fill = eqn.params["fill_value"]
-    fill = jnp.nan if fill is None else fill
-    inside = (flat >= 0) & (flat < size)
-    shape = [1] * rows.ndim
-    shape[axis] = flat.shape[0]
-    inside = jnp.broadcast_to(inside.reshape(shape), rows.shape)
-    return lax.select(inside, rows, jnp.full_like(rows, fill))
+    axes = [i for i in range(taken.ndim) if i not in eqn.params["dimension_numbers"].offset_dims]
+    keep = lax.broadcast_in_dim(inside.reshape(batch_shape), taken.shape, axes)
+    return lax.select(keep, taken, jnp.full_like(taken, jnp.nan if fill is None else fill))
 
 
-def _arranged(eqn: JaxprEqn, rows: jax.Array, axis: int, batch_shape: tuple[int, ...]) -> jax.Array:
-    """Spreads the taken axis over the batch axes of the gather's result."""
-    offset = eqn.params["dimension_numbers"].offset_dims
-    rows = jnp.moveaxis(rows, axis, 0).reshape(*batch_shape, *(s for i, s in enumerate(rows.shape) if i != axis))
-    ndim = rows.ndim
-    order = iter(range(len(batch_shape), ndim)), iter(range(len(batch_shape)))
-    return lax.transpose(rows, [next(order[0] if i in offset else order[1]) for i in range(ndim)])
-
-
-RULES = {"slice": slice_, "dynamic_slice": dynamic_slice, "rev": rev, "gather": gather}
+RULES = {
+    "slice": slice_,
+    "split": split,
+    "unstack": unstack,
+    "dynamic_slice": dynamic_slice,
+    "rev": rev,
+    "gather": gather,
+}

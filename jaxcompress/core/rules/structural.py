@@ -50,7 +50,7 @@ def squeeze(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Va
 def broadcast_in_dim(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
     """New axes enter the layout; copies are not made."""
     view = values[0]
-    if not isinstance(view, View) or len(values) > 1:
+    if not isinstance(view, View) or len(values) > 1 or eqn.params.get("sharding") is not None:
         return None
     return [view.broadcast(eqn.params["shape"], tuple(eqn.params["broadcast_dimensions"]))]
 
@@ -77,6 +77,20 @@ def concatenate(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> lis
     if any(isinstance(value, Concat) for value in values):
         return None
     return [Concat(tuple(values), eqn.params["dimension"])]  # type: ignore[arg-type]  # no join among them
+
+
+def stack(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
+    """A stack is a join of views with one more axis."""
+    axis = eqn.params["axis"]
+    parts = []
+    for value in values:
+        if isinstance(value, Concat):
+            return None
+        shape = (*value.shape[:axis], 1, *value.shape[axis:])
+        kept = tuple(i for i in range(len(shape)) if i != axis)
+        dense = not isinstance(value, View)
+        parts.append(lax.broadcast_in_dim(value, shape, kept) if dense else value.broadcast(shape, kept))
+    return [Concat(tuple(parts), axis)]
 
 
 def scalar_factor(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
@@ -131,6 +145,7 @@ RULES: dict[str, Callable[[Interpreter, JaxprEqn, Sequence[Value]], list[Value] 
     "broadcast_in_dim": broadcast_in_dim,
     "convert_element_type": convert_element_type,
     "concatenate": concatenate,
+    "stack": stack,
     "mul": scalar_factor,
     "div": scalar_factor,
     "neg": neg,
