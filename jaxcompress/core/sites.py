@@ -87,10 +87,8 @@ class Sites(Sequence[Site]):
 
     def weights(self) -> tuple[str, ...]:
         """Paths of the float leaves that are contracted with data or looked up: the default of every tree method."""
-        kinds = (*CONTRACTIONS, "gather")
-        return tuple(
-            dict.fromkeys(s.path for s in self if s.primitive in kinds and jnp.issubdtype(s.dtype, jnp.floating))
-        )
+        met = (site for site in self if site.contracting or site.lookup)
+        return tuple(dict.fromkeys(site.path for site in met if jnp.issubdtype(site.dtype, jnp.floating)))
 
     def axes(self, path: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """The roles ``(stack, contracting, output)`` of a leaf's axes, by its first contraction.
