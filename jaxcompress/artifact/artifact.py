@@ -1,0 +1,325 @@
+"""`save`, `load` and `inspect`: one self-describing file for a compressed model."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxcompress.artifact import leaves, manifest
+from jaxcompress.artifact.coded import EntropyReader, EntropyWriter
+from jaxcompress.artifact.container import open_checked, seal, write_atomically
+from jaxcompress.artifact.errors import ArtifactError
+from jaxcompress.artifact.streams import ByteReader, ByteWriter
+from jaxcompress.artifact.structure import from_json, restore_like, to_json
+
+_WRITERS = {"zstd": ByteWriter, "constriction": EntropyWriter}
+_READERS = {"zstd": ByteReader, "constriction": EntropyReader}
+_PACKAGES = ("jaxcompress", "jax", "numpy")
+_MALFORMED = (KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A loaded file.
+
+    Attributes:
+        params: the parameters, compressed leaves and all.
+        recipe: what was given to `save`, as JSON gives it back (tuples became lists); None if nothing was.
+        meta: likewise.
+        versions: of the packages that wrote the file.
+        sizes: bytes of the file for each stored array, by path (``params/Dense_0/kernel/values/codes``), and for the
+            rest of the file under ``""``. They add up to the size of the file; where arrays share a stream, so do they its
+            bytes, by what they contributed to it.
+    """
+
+    params: Any
+    recipe: Any
+    meta: Any
+    versions: Mapping[str, str]
+    sizes: Mapping[str, int] = dataclasses.field(repr=False)
+    leaf_paths: tuple[str, ...] = dataclasses.field(repr=False, default=())
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file."""
+        return sum(self.sizes.values())
+
+    @property
+    def stored(self) -> dict[str, int]:
+        """Bytes of the file for each leaf of `params`, by path; the rest of the file under ``""``."""
+        out = dict.fromkeys(("", *self.leaf_paths), 0)
+        for path, size in self.sizes.items():
+            while path not in out:
+                path = path.rpartition("/")[0]
+            out[path] += size
+        return out
+
+    def bind(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """``fn`` with these parameters as its first argument: ``bind(model.apply)(x)``.
+
+        Args:
+            fn: takes the parameters first; any function that `jaxcompress.core.lift.lift` accepts.
+
+        Returns:
+            A function of the other arguments of ``fn``.
+        """
+        from jaxcompress.core.lift import lift
+
+        lifted = lift(fn)
+        return lambda *args, **kwargs: lifted(self.params, *args, **kwargs)
+
+
+def save(
+    path: str | os.PathLike[str],
+    params: Any,
+    *,
+    recipe: Any = None,
+    meta: Any = None,
+    coder: Literal["zstd", "constriction"] = "zstd",
+    level: int | None = None,
+) -> int:
+    """Writes a model to one file, all or nothing: a crash leaves the old file or the new one.
+
+    Every array comes back bit for bit (NaN payloads and signed zeros too), with one exception that a leaf kind opts into:
+    where a leaf has a `support`, entries outside of it come back as zeros. The same input gives the same bytes.
+
+    Args:
+        path: the file. The folder must exist.
+        params: any pytree of arrays, compressed leaves, Python scalars and text; or an object with ``params`` and
+            ``recipe`` (the result of a pipeline). Dicts, lists, tuples and None come back as they are, other mappings as
+            dicts, other nodes as dicts of their fields, or in full through ``load(path, like=...)``.
+        recipe: what made the model: JSON-able, or with a ``to_json()`` that gives JSON or its text.
+        meta: anything JSON-able.
+        coder: ``"zstd"``, fast and without further packages, or ``"constriction"``, the smallest (extra ``entropy``).
+        level: of zstd, 1 to 22; None chooses by size.
+
+    Returns:
+        The bytes written, equal to ``os.path.getsize(path)``.
+
+    Raises:
+        TypeError: if something in ``params``, ``recipe`` or ``meta`` cannot be stored; names it.
+        ValueError: if ``coder`` or ``level`` is unknown.
+        ImportError: if the coder's package is missing; names the extra.
+        OSError: if the file cannot be written.
+
+    Example:
+        >>> import os, tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.jxc")
+        >>> save(path, {"w": jnp.arange(3.0)}, meta={"error": 0.9}) == os.path.getsize(path)
+        True
+        >>> load(path).params["w"].tolist(), load(path).meta
+        ([0.0, 1.0, 2.0], {'error': 0.9})
+    """
+    if coder not in _WRITERS:
+        raise ValueError(f"save: coder={coder!r} is unknown; choose one of {sorted(_WRITERS)}")
+    if level is not None and coder != "zstd":
+        raise ValueError(f"save: level={level!r} belongs to coder='zstd'; leave it out with coder={coder!r}")
+    if hasattr(params, "params") and hasattr(params, "recipe"):
+        params, recipe = params.params, params.recipe if recipe is None else recipe
+    writer = ByteWriter(level) if coder == "zstd" else EntropyWriter()
+    templates: dict[str, int] = {}
+    shapes: list[list[tuple[int, ...]]] = []
+
+    def template_of(path: str, leaf: Any) -> int:
+        found = leaves.describe(leaf, path)
+        shapes.append(found.shapes)
+        for array in found.arrays:
+            writer.put(array)
+        return templates.setdefault(json.dumps(found.template), len(templates))
+
+    tree = to_json(params, template_of)
+    streams, plan = writer.finish()
+    described = {
+        "t": tree,
+        "k": [json.loads(template) for template in templates],
+        "s": manifest.join_shapes(shapes),
+        "r": _as_json("recipe", recipe),
+        "m": _as_json("meta", meta),
+        "c": coder,
+        "p": plan,
+        "v": [_version(name) for name in _PACKAGES],
+    }
+    kept = {key: value for key, value in described.items() if key == "t" or value not in (None, "", [])}
+    return write_atomically(path, seal(manifest.encode(kept), streams))
+
+
+def load(path: str | os.PathLike[str], *, like: Any = None, max_bytes: int | None = None) -> Artifact:
+    """Reads a file written by `save`.
+
+    The file is verified before anything in it is believed, and no memory is allocated by its word beyond ``max_bytes``.
+    It holds no code: reading it runs none but the constructors of registered leaf kinds.
+
+    Args:
+        path: the file.
+        like: a tree into whose structure the leaves are put, by path (for NamedTuples, dataclasses, modules).
+        max_bytes: largest size of the arrays in memory; None: the memory of this machine.
+
+    Returns:
+        The artifact. Arrays are JAX arrays on the default device; NumPy arrays where JAX would cut them to 32 bits.
+
+    Raises:
+        ArtifactError: if the file is no artifact, of another version, damaged, malformed, too large, or does not fit
+            ``like``; or if it holds a leaf kind that is not registered (import the module that defines it).
+        FileNotFoundError: if there is no such file.
+        ImportError: if the coder's package is missing; names the extra.
+    """
+    with open_checked(path) as (stored, file, offset, total):
+        described = manifest.decode(stored)
+        limit = _memory() if max_bytes is None else max_bytes
+        try:
+            return _load(described, lambda at, n: _pread(file, offset + at, n), total - offset, total, like, limit)
+        except ArtifactError:
+            raise
+        except _MALFORMED as error:
+            raise ArtifactError(f"load: {os.fspath(path)!r} is malformed ({type(error).__name__}: {error})") from error
+
+
+def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file says of itself, read without decoding any array. The checksum is verified.
+
+    Returns:
+        ``file_bytes``, ``header_bytes``, ``coder``, ``versions``, ``recipe``, ``meta`` and ``arrays``: for each stored array
+        its path, kind of the leaf, dtype, shape and bytes when dense.
+
+    Raises:
+        ArtifactError: as `load`; an unknown leaf kind is no error here but listed without its arrays.
+        FileNotFoundError: if there is no such file.
+    """
+    with open_checked(path) as (stored, _, offset, total):
+        described = manifest.decode(stored)
+    try:
+        return {
+            "file_bytes": total,
+            "header_bytes": offset,
+            "coder": described.get("c"),
+            "versions": dict(zip(_PACKAGES, described["v"], strict=True)),
+            "recipe": described.get("r"),
+            "meta": described.get("m"),
+            "arrays": list(_arrays(described)),
+        }
+    except ArtifactError:
+        raise
+    except _MALFORMED as error:
+        raise ArtifactError(f"inspect: {os.fspath(path)!r} is malformed ({type(error).__name__}: {error})") from error
+
+
+def _arrays(described: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    shapes, templates = manifest.ShapeReader(described.get("s", "")), described.get("k", [])
+    found: list[dict[str, Any]] = []
+
+    def leaf_of(path: str, number: int) -> None:
+        template = templates[number]
+        shapes.begin_leaf()
+        kind = template[0].removesuffix("*") if isinstance(template, list) else ""
+        for inner, dtype, shape in leaves.stored_arrays(leaves.parse(template, shapes.next)):
+            found.append({"path": _join(path, inner), "kind": kind, "dtype": dtype.name, "shape": shape})
+
+    from_json(described["t"], leaf_of)
+    return found
+
+
+def _load(
+    described: dict[str, Any], read: Callable[[int, int], bytes], length: int, total: int, like: Any, limit: int
+) -> Artifact:
+    coder = described.get("c")
+    if coder not in _READERS:
+        raise ArtifactError(f"load: unknown coder {coder!r:.40}; install the release that wrote the file")
+    budget = _Budget(limit)
+    reader = _READERS[coder](described.get("p", []), read, length, budget.check)
+    shapes, templates = manifest.ShapeReader(described.get("s", "")), described.get("k", [])
+    weights: dict[str, float] = {}
+    paths: list[str] = []
+
+    def leaf_of(path: str, number: int) -> Any:
+        def next_array(inner: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+            array = reader.get(shape, dtype)
+            weights[_join(path, inner)] = reader.last_bytes
+            return array
+
+        def next_shape() -> tuple[int, ...]:
+            return shapes.next()
+
+        shapes.begin_leaf()
+        paths.append(path)
+        node = leaves.parse(templates[number], next_shape)
+        budget.add(sum(math.prod(shape) * dtype.itemsize for _, dtype, shape in leaves.stored_arrays(node)))
+        return leaves.read(node, next_array)
+
+    params = from_json(described["t"], leaf_of)
+    reader.finish()
+    return Artifact(
+        params=params if like is None else restore_like(params, like),
+        recipe=described.get("r"),
+        meta=described.get("m"),
+        versions=dict(zip(_PACKAGES, described["v"], strict=True)),
+        sizes=_apportion(weights, length, total),
+        leaf_paths=tuple(paths),
+    )
+
+
+class _Budget:
+    """Refuses what would not fit in memory, before it is allocated."""
+
+    def __init__(self, limit: int):
+        self._limit, self._spent = limit, 0
+
+    def add(self, size: int) -> None:
+        """Counts bytes that stay."""
+        self.check(size)
+        self._spent += size
+
+    def check(self, size: int) -> None:
+        """Refuses bytes, kept or passing, for which there is no room."""
+        if self._spent + size > self._limit:
+            raise ArtifactError(
+                f"load: the file declares arrays of more than {self._limit} bytes; if you trust it, raise max_bytes="
+            )
+
+
+def _apportion(weights: dict[str, float], length: int, total: int) -> dict[str, int]:
+    """Whole bytes in proportion to the weights, adding up to ``length``, and the rest of ``total`` under ``""``."""
+    scale = length / (sum(weights.values()) or 1.0)
+    exact = {path: weight * scale for path, weight in weights.items()}
+    sizes = {path: int(size) for path, size in exact.items()}
+    for path in sorted(exact, key=lambda path: sizes[path] - exact[path])[: length - sum(sizes.values())]:
+        sizes[path] += 1
+    return {"": total - sum(sizes.values()), **sizes}
+
+
+def _as_json(name: str, value: Any) -> Any:
+    if hasattr(value, "to_json"):
+        value = value.to_json()
+        value = json.loads(value) if isinstance(value, str) else value
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"save: {name}= must be JSON-able or have a to_json(); {error}") from error
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        return ""
+
+
+def _memory() -> int:
+    pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names else -1
+    return pages * os.sysconf("SC_PAGE_SIZE") if pages > 0 else 1 << 36
+
+
+def _pread(file: Any, offset: int, length: int) -> bytes:
+    file.seek(offset)
+    return file.read(length)
+
+
+def _join(path: str, inner: str) -> str:
+    return f"{path}/{inner}".strip("/") if inner else path

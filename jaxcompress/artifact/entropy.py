@@ -1,0 +1,248 @@
+"""Entropy coding by `constriction`'s ANS coder, written so that one text describes encoding and decoding.
+
+A code is a function ``code(io, values, ...) -> values``. An `Encoder` is given the values, records them and returns them; a
+`Decoder` is given ``None`` and returns what it reads. Either way the code sees the same values in the same order, so that its
+models can follow them.
+
+Models are integers (counts) or float64 made of them by elementwise ``+ - * /``, which IEEE 754 rounds alike everywhere, and
+are snapped to a grid before use; no sum of floats, no logarithm, no exponential. ANS itself tells whether a decoder's models
+differed from the encoder's: it then does not end in the state in which the encoder began.
+
+References:
+    Duda, 2013, asymmetric numeral systems. https://arxiv.org/abs/1311.2540
+    Krichevsky and Trofimov, 1981, the adaptive estimate behind `adaptive`.
+    Bamler, 2022, constriction. https://arxiv.org/abs/2201.01741
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxcompress.artifact.errors import ArtifactError
+
+_TOTAL_BITS = 22  # weights of a model sum to about 2**22; constriction resolves 2**-24
+_GRID = 1 << _TOTAL_BITS
+_FIRST_BLOCK = 8
+_SHIFTS = (1, 4, 8)  # an unseen symbol counts as 1/2, 1/16 or 1/256 of a seen one
+_DIRECT = 16  # counts below this are symbols of their own
+
+
+class Coder(Protocol):
+    """What a code may ask for. ``values`` are None when decoding; the values come back either way, as int32."""
+
+    def uniform(self, values: np.ndarray | None, count: int, size: int) -> np.ndarray:
+        """Codes ``count`` values of ``0..size-1``, all equally likely. ``size`` is at most 2**16."""
+        ...
+
+    def weighted(self, values: np.ndarray | None, count: int, weights: np.ndarray) -> np.ndarray:
+        """Codes ``count`` values with probabilities proportional to positive integer ``weights``."""
+        ...
+
+    def binary(self, values: np.ndarray | None, probability: np.ndarray) -> np.ndarray:
+        """Codes one bit for each entry of ``probability`` (that it is 1, inside ``(0, 1)``)."""
+        ...
+
+    def choose(self, options: Sequence[Callable[[Coder], np.ndarray]]) -> np.ndarray:
+        """Codes with the cheapest of several codes."""
+        ...
+
+
+class Encoder:
+    """Records what is to be coded, counts its cost, and writes it all at the end (ANS is last in, first out)."""
+
+    def __init__(self) -> None:
+        self.cost_bits = 0.0
+        self.symbols = 0
+        self._records: list[tuple[str, np.ndarray, Any]] = []
+
+    def uniform(self, values: np.ndarray | None, count: int, size: int) -> np.ndarray:
+        """See `Coder`."""
+        assert values is not None
+        return self._record("uniform", values, size, count * float(np.log2(size)))
+
+    def weighted(self, values: np.ndarray | None, count: int, weights: np.ndarray) -> np.ndarray:
+        """See `Coder`."""
+        del count
+        assert values is not None
+        bits = np.log2(float(weights.sum())) - np.log2(weights)
+        return self._record("weighted", values, weights, float(np.bincount(values, minlength=len(weights)) @ bits))
+
+    def binary(self, values: np.ndarray | None, probability: np.ndarray) -> np.ndarray:
+        """See `Coder`."""
+        assert values is not None
+        cost = -float(np.log2(np.where(values != 0, probability, 1 - probability)).sum())
+        return self._record("binary", values, probability, cost)
+
+    def choose(self, options: Sequence[Callable[[Coder], np.ndarray]]) -> np.ndarray:
+        """See `Coder`. Tries them all."""
+        best: tuple[int, Encoder, np.ndarray] | None = None
+        for index, option in enumerate(options):
+            trial = Encoder()
+            values = option(trial)
+            if best is None or trial.cost_bits < best[1].cost_bits:
+                best = index, trial, values
+        assert best is not None
+        index, trial, values = best
+        self.uniform(np.array([index]), 1, len(options))
+        self._records += trial._records
+        self.cost_bits += trial.cost_bits
+        self.symbols += trial.symbols
+        return values
+
+    def to_bytes(self) -> bytes:
+        """The coded form; its length is at most 8 bytes over ``cost_bits``."""
+        stream = _stream()
+        coder = stream.stack.AnsCoder()
+        for name, values, model in reversed(self._records):
+            coder.encode_reverse(values, *_model(stream, name, model))
+        return coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+
+    def _record(self, name: str, values: np.ndarray, model: Any, cost: float) -> np.ndarray:
+        recorded = np.ascontiguousarray(values, np.int32)
+        if recorded.size:
+            self._records.append((name, recorded, model))
+        self.cost_bits += cost
+        self.symbols += recorded.size
+        return recorded
+
+
+class Decoder:
+    """Reads what an `Encoder` wrote."""
+
+    def __init__(self, stored: bytes):
+        self._stream = _stream()
+        words = np.frombuffer(stored + b"\0" * (-len(stored) % 4), "<u4").astype(np.uint32)
+        if words.size and not words[-1]:
+            raise ArtifactError("load: an entropy-coded stream ends in zeros; the file was not written by save()")
+        self._coder = self._stream.stack.AnsCoder(words)
+
+    @property
+    def bits_left(self) -> int:
+        """Bits not yet read."""
+        return self._coder.num_valid_bits()
+
+    def uniform(self, values: np.ndarray | None, count: int, size: int) -> np.ndarray:
+        """See `Coder`."""
+        del values
+        return self._decode(count, "uniform", size)
+
+    def weighted(self, values: np.ndarray | None, count: int, weights: np.ndarray) -> np.ndarray:
+        """See `Coder`."""
+        del values
+        return self._decode(count, "weighted", weights)
+
+    def binary(self, values: np.ndarray | None, probability: np.ndarray) -> np.ndarray:
+        """See `Coder`."""
+        del values
+        return self._coder.decode(*_model(self._stream, "binary", probability))
+
+    def choose(self, options: Sequence[Callable[[Coder], np.ndarray]]) -> np.ndarray:
+        """See `Coder`."""
+        return options[int(self.uniform(None, 1, len(options))[0])](self)
+
+    def finish(self) -> None:
+        """Checks that the stream ended where the encoder began, which only the encoder's models lead to.
+
+        Raises:
+            ArtifactError: if not.
+        """
+        if not self._coder.is_empty():
+            raise ArtifactError(
+                "load: an entropy-coded stream does not decode to its end: it was not written by save(), or this "
+                "release of constriction differs from the one that wrote it; install that one (constriction 0.4 or 0.5)"
+            )
+
+    def _decode(self, count: int, name: str, model: Any) -> np.ndarray:
+        return self._coder.decode(*_model(self._stream, name, model), count)
+
+
+def adaptive(io: Coder, values: np.ndarray | None, count: int, size: int, shift: int) -> np.ndarray:
+    """Codes values of ``0..size-1`` under the frequencies seen so far, so that no table is stored.
+
+    The frequencies are brought up to date after blocks that grow by a quarter: a few calls code millions of symbols, at about
+    a tenth more redundancy than symbol by symbol.
+    """
+    out = np.zeros(count, np.int32)
+    if size == 1:
+        return out
+    counts = np.zeros(size, np.int64)
+    start = 0
+    while start < count:
+        stop = min(count, start + max(_FIRST_BLOCK, start // 4))
+        block = None if values is None else values[start:stop]
+        out[start:stop] = io.weighted(block, stop - start, _weights(counts, start, shift))
+        counts += np.bincount(out[start:stop], minlength=size)
+        start = stop
+    return out
+
+
+def plane(io: Coder, values: np.ndarray | None, count: int) -> np.ndarray:
+    """Codes bytes (a byte plane, or codes): their range, then the best of uniform and adaptive models."""
+    if not count:
+        return np.zeros(0, np.uint8)
+    low, high = (None, None) if values is None else (values.min(keepdims=True), values.max(keepdims=True))
+    low = io.uniform(low, 1, 256)
+    size = int(io.uniform(None if high is None else high - low, 1, 256 - int(low[0]))[0]) + 1
+    shifted = None if values is None else values.astype(np.int32) - low
+    options: list[Callable[[Coder], np.ndarray]] = [lambda io: uniform(io, shifted, count, size)]
+    options += [lambda io, shift=shift: adaptive(io, shifted, count, size, shift) for shift in _SHIFTS]
+    return (io.choose(options) + low).astype(np.uint8)
+
+
+def uniform(io: Coder, values: np.ndarray | None, count: int, size: int) -> np.ndarray:
+    """Codes values of ``0..size-1`` as equally likely; free for ``size`` 1."""
+    return np.zeros(count, np.int32) if size == 1 else io.uniform(values, count, size)
+
+
+def tallies(io: Coder, values: np.ndarray | None, count: int, limit: int) -> np.ndarray:
+    """Codes numbers of ``0..limit`` of which small ones are likely: small ones by frequency, large ones by magnitude."""
+    symbols = extra = None
+    if values is not None:
+        magnitude = np.frexp(values.astype(np.float64))[1]  # bits of the number, exact below 2**53
+        symbols = np.where(values < _DIRECT, values, _DIRECT + magnitude - _DIRECT.bit_length())
+        extra = values - (1 << np.maximum(magnitude - 1, 0))
+    largest = limit if limit < _DIRECT else _DIRECT + limit.bit_length() - _DIRECT.bit_length()
+    top = int(io.uniform(None if symbols is None else symbols.max(initial=0, keepdims=True), 1, largest + 1)[0])
+    options = [lambda io, shift=shift: adaptive(io, symbols, count, top + 1, shift) for shift in _SHIFTS]
+    symbols = io.choose(options)
+    out = symbols.astype(np.int64)
+    for symbol in range(_DIRECT, top + 1):
+        chosen = symbols == symbol
+        width = symbol - _DIRECT + _DIRECT.bit_length() - 1
+        out[chosen] = 1 << width
+        for low in range(0, width, 16):
+            part = None if extra is None else (extra[chosen] >> low) & 0xFFFF
+            out[chosen] += io.uniform(part, int(chosen.sum()), 1 << min(16, width - low)).astype(np.int64) << low
+    return out
+
+
+def snap(probability: np.ndarray) -> np.ndarray:
+    """Probabilities on the fixed grid, never 0 or 1."""
+    return np.clip(np.rint(probability * _GRID), 1, _GRID - 1) / _GRID
+
+
+def _weights(counts: np.ndarray, total: int, shift: int) -> np.ndarray:
+    if total << shift <= _GRID:
+        return (counts << shift) + 1
+    return counts * _GRID // total + 1
+
+
+def _model(stream: Any, name: str, model: Any) -> tuple[Any, ...]:
+    if name == "uniform":
+        return (stream.model.Uniform(model),)
+    if name == "weighted":
+        return (stream.model.Categorical(model.astype(np.float64), perfect=False),)
+    return stream.model.Bernoulli(perfect=False), model
+
+
+def _stream() -> Any:
+    try:
+        import constriction
+    except ImportError as error:
+        raise ImportError(
+            'coder="constriction" needs the package constriction, for reading too: pip install "jaxcompress[entropy]"'
+        ) from error
+    return constriction.stream
