@@ -1,0 +1,3 @@
+"""Weight sharing: weights that take their values from a small table."""
+
+from jaxcompress.cluster.codebook import Codebook as Codebook
