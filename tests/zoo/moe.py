@@ -9,6 +9,12 @@ from tests.zoo.model import arrays, data, entry, ids
 EXPERTS, D, HIDDEN = 4, 8, 12
 SHAPES = {"router": (D, EXPERTS), "up": (EXPERTS, D, HIDDEN), "down": (EXPERTS, HIDDEN, D)}
 WEIGHTS = {"router": "io", "up": "sio", "down": "sio"}
+DISPATCHED = {
+    "router": "io",
+    "up": "oio",
+    "down": "iio",
+}  # every expert sees every token: experts are outputs, then summed
+GATHERED = {"router": "io", "up": "loo/sio", "down": "loo/sio"}
 
 
 def dense_dispatch(params, x):
@@ -46,15 +52,17 @@ def scanned(params, x):
     return lax.scan(body, jnp.zeros_like(x), (params["up"], params["down"], gate.T))[0]
 
 
-def result(fn, inputs, names=tuple(SHAPES)):
+def result(fn, inputs, readings=WEIGHTS, names=tuple(SHAPES)):
     params = {name: value for name, value in arrays(**SHAPES).items() if name in names}
-    return fn, params, inputs, {"weights": {name: WEIGHTS[name] for name in names}}
+    return fn, params, inputs, {"weights": {name: readings[name] for name in names}}
 
+
+EXPERT = ("up", "down")
 
 MODELS = (
-    entry("moe_dense_dispatch", lambda: result(dense_dispatch, (data(6, D),))),
-    entry("moe_gathered", lambda: result(gathered, (data(6, D), ids(6, below=EXPERTS)))),
-    entry("moe_one_expert", lambda: result(one_expert, (data(6, D), ids(6, below=EXPERTS)), ("up", "down"))),
-    entry("moe_ragged", lambda: result(ragged, (data(6, D),), ("up", "down")), "no_batch"),
+    entry("moe_dense_dispatch", lambda: result(dense_dispatch, (data(6, D),), DISPATCHED)),
+    entry("moe_gathered", lambda: result(gathered, (data(6, D), ids(6, below=EXPERTS)), GATHERED)),
+    entry("moe_one_expert", lambda: result(one_expert, (data(6, D), ids(6, below=EXPERTS)), names=EXPERT)),
+    entry("moe_ragged", lambda: result(ragged, (data(6, D),), names=EXPERT), "no_batch", "no_vmap"),
     entry("moe_scanned", lambda: result(scanned, (data(6, D),))),
 )

@@ -1,0 +1,124 @@
+"""The table of leaf kinds: each turns any dense array into a leaf, in plain NumPy.
+
+No method chooses the numbers: what is tested here is that the leaf means what it says. A compressor is
+``(array, stack) -> leaf or None``. ``stack`` is the number of leading axes that hold separate layers; None means that
+the kind cannot hold such an array (a vector has no factors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress.cluster.codebook import Codebook
+from jaxcompress.core.leaf import CompressedArray
+from jaxcompress.factorize.lowrank import LowRank
+from jaxcompress.prune.masked import Masked
+from jaxcompress.quantize.affine import Quantized
+
+Compressor = Callable[[Any, int], CompressedArray | None]
+
+
+def masked(w: Any, stack: int) -> CompressedArray:
+    """Half of the entries dropped, in no pattern."""
+    del stack
+    mask = half(w.shape)
+    return Masked.create(jnp.asarray(np.where(mask, np.asarray(w), np.zeros((), w.dtype))), jnp.asarray(mask))
+
+
+def codebook(w: Any, stack: int, levels: int = 11) -> CompressedArray:
+    """Eleven levels per layer, evenly spread over its range."""
+    layers = numbers(w).reshape(*w.shape[:stack], -1)
+    table = np.linspace(layers.min(-1), layers.max(-1), levels, axis=-1)
+    codes = np.abs(layers[..., None] - table[..., None, :]).argmin(-1).reshape(w.shape)
+    return Codebook.create(jnp.asarray(codes, jnp.uint8), jnp.asarray(table, w.dtype), w.dtype)
+
+
+def masked_codebook(w: Any, stack: int) -> CompressedArray:
+    """A mask over shared weights: the codes of dropped entries are 0."""
+    shared, mask = codebook(w, stack), jnp.asarray(half(w.shape))
+    return Masked.create(shared.replace(codes=shared.codes * mask.astype(jnp.uint8)), mask)
+
+
+def int8(w: Any, stack: int) -> CompressedArray:
+    """A scale for each index of the last axis."""
+    return quantized(w, (*w.shape[:stack], *(1,) * (w.ndim - stack - 1), w.shape[-1]), jnp.int8)
+
+
+def int8_tensor(w: Any, stack: int) -> CompressedArray:
+    """One scale per layer."""
+    return quantized(w, (*w.shape[:stack], *(1,) * (w.ndim - stack)), jnp.int8)
+
+
+def int4_groups(w: Any, stack: int) -> CompressedArray:
+    """A scale per index of the last axis and group of two along the first."""
+    if w.ndim - stack < 2:
+        return quantized(w, w.shape, jnp.int4)
+    first = w.shape[stack] // 2 if w.shape[stack] % 2 == 0 else 1
+    return quantized(w, (*w.shape[:stack], first, *(1,) * (w.ndim - stack - 2), w.shape[-1]), jnp.int4)
+
+
+def lowrank(w: Any, stack: int) -> CompressedArray | None:
+    """Three components; the last axis is the column."""
+    return None if w.ndim - stack < 2 else factors(w, stack, w.ndim - stack - 1, rank=3)
+
+
+def lowrank_int8(w: Any, stack: int) -> CompressedArray | None:
+    """Four components in int8; the first axis is the row."""
+    if w.ndim - stack < 2:
+        return None
+    leaf = factors(w, stack, 1, rank=4)
+    return leaf.replace(u=int8(leaf.u, stack), v=int8_tensor(leaf.v, stack))
+
+
+def lowrank_mixed(w: Any, stack: int) -> CompressedArray | None:
+    """A pruned factor and a clustered one."""
+    if w.ndim - stack < 2:
+        return None
+    leaf = factors(w, stack, w.ndim - stack - 1, rank=3)
+    return leaf.replace(u=masked(leaf.u, stack), v=codebook(leaf.v, stack, 7))
+
+
+KINDS: dict[str, Compressor] = {
+    "masked": masked,
+    "codebook": codebook,
+    "masked_codebook": masked_codebook,
+    "int8": int8,
+    "int8_tensor": int8_tensor,
+    "int4_groups": int4_groups,
+    "lowrank": lowrank,
+    "lowrank_int8": lowrank_int8,
+    "lowrank_mixed": lowrank_mixed,
+}
+
+
+def numbers(w: Any) -> np.ndarray:
+    return np.asarray(w, np.float64)
+
+
+def half(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.RandomState(0).rand(*shape) < 0.5
+
+
+def quantized(w: Any, scale_shape: tuple[int, ...], dtype: Any) -> Quantized:
+    """Absmax quantization with the given shape of scales."""
+    split = [n for part, whole in zip(scale_shape, w.shape, strict=True) for n in (part, whole // part)]
+    inside = tuple(range(1, 2 * w.ndim, 2))
+    groups = numbers(w).reshape(split)
+    top = 127 if dtype == jnp.int8 else 7
+    scale = np.abs(groups).max(inside, keepdims=True) / top + 1e-6
+    values = np.round(groups / scale).reshape(w.shape)
+    return Quantized.create(jnp.asarray(values, dtype), jnp.asarray(scale.reshape(scale_shape), w.dtype), w.dtype)
+
+
+def factors(w: Any, stack: int, row_ndim: int, rank: int) -> LowRank:
+    """The leading singular directions."""
+    layers, rows, cols = w.shape[:stack], w.shape[stack : stack + row_ndim], w.shape[stack + row_ndim :]
+    u, s, vt = np.linalg.svd(numbers(w).reshape(*layers, int(np.prod(rows)), -1), full_matrices=False)
+    rank = min(rank, s.shape[-1])
+    thin = (u * s[..., None, :])[..., :rank].reshape(*layers, *rows, rank)
+    wide = vt[..., :rank, :].reshape(*layers, rank, *cols)
+    return LowRank.create(jnp.asarray(thin, w.dtype), jnp.asarray(wide, w.dtype), row_ndim, len(cols))
