@@ -1,0 +1,3 @@
+"""The `jaxcompress` command."""
+
+from jaxcompress.cli.command import main as main
