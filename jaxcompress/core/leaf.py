@@ -57,6 +57,8 @@ class CompressedArray:
     trainable: ClassVar[tuple[str, ...]] = ()
     priority: ClassVar[int] = 0
 
+    dtype: np.dtype  # of the dense array: every kind has it, as a property or as a static field
+
     # What a kind must say ---------------------------------------------------------------------------------------
 
     def alignment(self) -> Mapping[str, tuple[int | None, ...]]:
@@ -67,11 +69,6 @@ class CompressedArray:
         slices the dense array.
         """
         raise NotImplementedError(f"{type(self).__name__} must define alignment()")
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Dtype of the dense array."""
-        raise NotImplementedError(f"{type(self).__name__} must define dtype")
 
     def materialize(self) -> jax.Array:
         """Returns the dense array: shape ``self.shape``, dtype ``self.dtype``. Traceable and differentiable."""

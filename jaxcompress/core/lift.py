@@ -23,6 +23,7 @@ class Static(NamedTuple):
 
     treedef: Any
     leaves: tuple[Any, ...]  # `ARRAY` where an array goes
+    types: tuple[type, ...]  # of the leaves: 1, 1.0 and True are equal, yet not the same argument
 
 
 class _Array:
@@ -117,7 +118,7 @@ def split_static(
             leaves.append(ARRAY)
         else:
             leaves.append(_hashable(leaf, keys, fn))
-    return Static(treedef, tuple(leaves)), arrays
+    return Static(treedef, tuple(leaves), tuple(map(type, leaves))), arrays
 
 
 def merge_static(static: Static, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -143,7 +144,8 @@ def array_paths(static: Static) -> list[str]:
 
 
 def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, CompressedArray | jax.Array | np.ndarray | np.generic) or hasattr(leaf, "__jax_array__")
+    kinds = CompressedArray | jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
+    return isinstance(leaf, kinds) or hasattr(leaf, "__jax_array__")
 
 
 def _static_arguments(

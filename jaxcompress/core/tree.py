@@ -119,7 +119,7 @@ def _flags(leaf: Any, allowed: bool) -> Any:
 def _axes(path: str, leaf: Any, axis: int) -> Any:
     if not is_compressed(leaf):
         return axis
-    positions = leaf.axis_positions(axis) if -leaf.ndim <= axis < leaf.ndim else None
+    positions = leaf.axis_positions(axis % leaf.ndim) if -leaf.ndim <= axis < leaf.ndim else None
     if positions is None:
         raise ValueError(
             f"in_axes: axis {axis} of the {leaf.kind} leaf {path!r} (shape {leaf.shape}) is not held by each of its "

@@ -97,19 +97,19 @@ class View:
 
     def reshape(self, shape: Sequence[int]) -> View | None:
         """The view of the reshaped array, or ``None`` where an atom would have to be cut unevenly."""
+        if 0 in self.shape:
+            return None
         pending = [atom for axis in self.layout for atom in axis]
         layout: list[tuple[Atom, ...]] = []
         for size in shape:
             taken: list[Atom] = []
-            while size > 1:
+            while size != 1:  # sizes may be symbolic: they are compared with == and % alone
                 atom = pending.pop(0)
-                if atom.size > size:
-                    if atom.size % size:
-                        return None
+                if atom.size != size and atom.size % size == 0:
                     rest = atom.size // size
                     pending.insert(0, Atom(atom.axis, atom.inner, rest))
                     atom = Atom(atom.axis, atom.inner * rest, size)
-                if size % atom.size:
+                if size % atom.size != 0:
                     return None
                 size //= atom.size
                 taken.append(atom)
@@ -131,6 +131,8 @@ class View:
         """
         if size == self.shape[axis] and stride == 1:
             return self
+        if size == 0:
+            return None
         first, *rest = self.layout[axis] or (Atom(BROADCAST, 1, 1),)
         if rest or first.axis == BROADCAST or first.inner * first.size != self.leaf.shape[first.axis]:
             return None
@@ -177,6 +179,8 @@ class View:
 
     def astype(self, dtype: Any) -> View | None:
         """The view of the converted array, or ``None`` where the kind cannot stay compressed."""
+        if dtype == self.dtype:
+            return self
         leaf = self.leaf.astype(dtype)
         return None if leaf is None else dataclasses.replace(self, leaf=leaf)
 
@@ -186,7 +190,7 @@ class View:
 
     def _resized(self, leaf: CompressedArray, axis: int, atom: Atom) -> View:
         layout = list(self.layout)
-        layout[axis] = (atom,) if atom.size > 1 else ()
+        layout[axis] = (atom,) if atom.size != 1 else ()
         # Inner atoms of the same leaf axis keep their meaning: only the outermost factor changed its size.
         return dataclasses.replace(self, leaf=leaf, layout=tuple(layout))
 
@@ -226,7 +230,7 @@ Value: TypeAlias = "jax.Array | View | Concat"
 
 def view_of(leaf: CompressedArray, path: str) -> View:
     """The plain view of a leaf of the parameter tree."""
-    layout = tuple((Atom(axis, 1, size),) if size > 1 else () for axis, size in enumerate(leaf.shape))
+    layout = tuple((Atom(axis, 1, size),) if size != 1 else () for axis, size in enumerate(leaf.shape))
     return View(leaf, None, layout, Origin(path, tuple(range(leaf.ndim)), leaf.shape))
 
 

@@ -218,7 +218,9 @@ def _contract_view(run: Interpreter, eqn: JaxprEqn, x: jax.Array, view: View, pl
         eqn,
         view,
         served=served,
-        reason=f"{view.leaf.kind} matmul" if served else f"kind {view.leaf.kind!r} has no matmul for this",
+        reason=f"{view.leaf.kind} matmul"
+        if served
+        else f"a {view.leaf.kind} leaf has no compressed form of this product",
         contract=plan.contract[1],
         batch=plan.batch[1],
         macs=contraction_macs(x, view.leaf, plan.contract[1], plan.batch[1]),

@@ -31,7 +31,9 @@ def conv_general_dilated(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value
         eqn,
         kernel,
         served=served,
-        reason=f"{kernel.leaf.kind} conv" if served else f"kind {kernel.leaf.kind!r} has no conv for this",
+        reason=f"{kernel.leaf.kind} conv"
+        if served
+        else f"a {kernel.leaf.kind} leaf has no compressed form of this convolution",
         contract=(in_axis, *spatial),
         macs=math.prod(out.shape) * math.prod(kernel.leaf.shape[axis] for axis in (in_axis, *spatial)),
     )

@@ -59,8 +59,10 @@ def dynamic_slice(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> l
     for axis, (start, size) in enumerate(zip(starts, eqn.params["slice_sizes"], strict=True)):
         if not isinstance(view, View):
             return None
+        if size == view.shape[axis]:
+            continue
         # Clamp on the dense axis: a coarser unit inside the leaf must not clamp differently.
-        first = dense_value(start)
+        first = _wide(dense_value(start))
         clamped = lax.clamp(jnp.zeros_like(first), first, jnp.full_like(first, view.shape[axis] - size))
         view = view.window(axis, clamped, size)
     return None if view is None else [view]
@@ -84,7 +86,7 @@ def gather(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Val
         return None
     batch_shape = indices.shape[:-1]
     size = view.shape[axis]
-    flat = indices.reshape((math.prod(batch_shape),))
+    flat = _wide(indices.reshape((math.prod(batch_shape),)))
     rows = view.indexed(axis, lambda f, ax: jnp.take(f, flat, axis=ax, mode="clip"), math.prod(batch_shape))
     if rows is None:
         return None
@@ -108,6 +110,11 @@ def gather(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Val
         return [_filled(eqn, taken.materialize(), (flat >= 0) & (flat < size), batch_shape)]
     # Whole matrices taken by index (the weights of an expert) go on to a contraction; rows are wanted as they are.
     return [taken if view.ndim > 2 else taken.materialize()]
+
+
+def _wide(index: jax.Array) -> jax.Array:
+    """An index of a dtype that holds every size (300 does not fit uint8)."""
+    return index.astype(jnp.int32) if jnp.result_type(index).itemsize < 4 else index
 
 
 def _taken_axis(eqn: JaxprEqn, operand: Any) -> int | None:

@@ -52,6 +52,8 @@ def broadcast_in_dim(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -
     view = values[0]
     if not isinstance(view, View) or len(values) > 1 or eqn.params.get("sharding") is not None:
         return None
+    if 0 in eqn.params["shape"]:
+        return None
     return [view.broadcast(eqn.params["shape"], tuple(eqn.params["broadcast_dimensions"]))]
 
 
