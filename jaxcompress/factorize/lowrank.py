@@ -1,9 +1,9 @@
-"""The leaf kind of low-rank arrays: a product of two thin factors."""
+"""The leaf kind of matrices of low rank: two thin factors."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
@@ -20,72 +20,85 @@ Axes = tuple[tuple[int, ...], tuple[int, ...]]
 @leaf_kind("lowrank", trainable=("u", "v"), priority=2)
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LowRank(CompressedArray):
-    """``u @ v``, with the axes of the dense array split into stack, rows and columns in this order.
+    """A product of two factors, read as a matrix from some axes to others: ``materialize() == u @ v``.
+
+    The dense axes are ``stack + rows + cols``. Rows and columns may be several axes each: the kernel of a convolution
+    has the rows (height, width, in) and the column (out). A contraction with data is two thin ones, a convolution is a
+    thin one and a product per pixel.
 
     Attributes:
-        u: ``stack + rows + (rank,)``; an array or a leaf.
-        v: ``stack + (rank,) + columns``; an array or a leaf.
-        row_ndim: number of row axes, static.
-        col_ndim: number of column axes, static.
+        u: ``stack + rows + (rank,)``; an array, or a leaf again (int8 factors).
+        v: ``stack + (rank,) + cols``; likewise.
+        row_ndim: number of row axes.
+        col_ndim: number of column axes.
     """
 
     u: ArrayOrLeaf
     v: ArrayOrLeaf
-    row_ndim: int = dataclasses.field(metadata={"static": True})
-    col_ndim: int = dataclasses.field(metadata={"static": True})
+    row_ndim: int = dataclasses.field(default=1, metadata={"static": True})
+    col_ndim: int = dataclasses.field(default=1, metadata={"static": True})
 
     @classmethod
-    def create(cls, u: ArrayOrLeaf, v: ArrayOrLeaf, *, row_ndim: int = 1, col_ndim: int = 1) -> Self:
-        """Checks the factors and builds the leaf.
+    def create(cls, u: ArrayOrLeaf, v: ArrayOrLeaf, row_ndim: int = 1, col_ndim: int = 1) -> Self:
+        """Checks the factors.
+
+        Args:
+            u: float, ``stack + rows + (rank,)``.
+            v: float of the same dtype, ``stack + (rank,) + cols``.
+            row_ndim: number of row axes, static.
+            col_ndim: number of column axes, static.
 
         Raises:
-            ValueError: if the stack axes or the ranks of the factors differ.
-            TypeError: if their dtypes differ.
+            TypeError: if a factor is not float, or the dtypes differ.
+            ValueError: if the shapes do not fit.
 
         Example:
-            >>> leaf = LowRank.create(jnp.ones((3, 1)), 2 * jnp.ones((1, 4)))
-            >>> leaf.shape, float(leaf.materialize()[0, 0]), leaf.rank
-            ((3, 4), 2.0, 1)
+            >>> leaf = LowRank.create(jnp.array([[1.0], [2.0]]), jnp.array([[3.0, 4.0, 5.0]]))
+            >>> leaf.materialize().tolist(), leaf.stored_bits
+            ([[3.0, 4.0, 5.0], [6.0, 8.0, 10.0]], 160)
         """
+        if u.dtype != v.dtype or not jnp.issubdtype(u.dtype, jnp.floating):
+            raise TypeError(f"u and v must be of one float dtype, got {u.dtype} and {v.dtype}")
         stack = u.ndim - row_ndim - 1
-        fits = stack >= 0 and stack == v.ndim - col_ndim - 1
+        fits = row_ndim >= 1 and col_ndim >= 1 and stack >= 0 and v.ndim == stack + 1 + col_ndim
         if not fits or u.shape[:stack] != v.shape[:stack] or u.shape[-1] != v.shape[stack]:
             raise ValueError(
-                f"factors of shapes {u.shape} and {v.shape} do not fit: expected stack + rows + (rank,) with {row_ndim} row "
-                f"axes and stack + (rank,) + columns with {col_ndim} column axes"
+                f"u must have the shape stack + rows + (rank,) and v stack + (rank,) + cols, with row_ndim={row_ndim} "
+                f"and col_ndim={col_ndim}; got {u.shape} and {v.shape}"
             )
-        if u.dtype != v.dtype:
-            raise TypeError(f"factors must share one dtype, got {u.dtype} and {v.dtype}")
-        return cls(u, v, row_ndim, col_ndim)
+        return cls(_as_array(u), _as_array(v), row_ndim, col_ndim)
 
     @property
     def rank(self) -> int:
-        """Inner size of the product."""
+        """Number of columns of ``u``."""
         return self.u.shape[-1]
+
+    @property
+    def stack_ndim(self) -> int:
+        """Number of leading axes that hold separate matrices."""
+        return len(self.u.shape) - self.row_ndim - 1
+
+    def alignment(self) -> Mapping[str, tuple[int | None, ...]]:
+        """Each factor holds the stack and its own side; the rank is neither's."""
+        stack, core = self.stack_ndim, self.stack_ndim + self.row_ndim
+        return {"u": (*range(core), None), "v": (*range(stack), None, *range(core, core + self.col_ndim))}
 
     @property
     def dtype(self) -> np.dtype:
         """Dtype of the factors."""
         return self.u.dtype
 
-    @property
-    def _stack(self) -> int:
-        return len(self.u.shape) - self.row_ndim - 1
-
-    def alignment(self) -> Mapping[str, tuple[int | None, ...]]:
-        """``u`` holds stack and rows, ``v`` stack and columns; the rank is their own."""
-        stack, rows = tuple(range(self._stack)), self._stack + self.row_ndim
-        return {
-            "u": (*range(rows), None),
-            "v": (*stack, None, *range(rows, rows + self.col_ndim)),
-        }
-
     def materialize(self) -> jax.Array:
-        """The product of the factors, in full precision."""
+        """The product of the factors, at the highest precision of the device."""
         u, v = dense(self.u), dense(self.v)
-        stack = tuple(range(self._stack))
-        axes = (((u.ndim - 1,), (self._stack,)), (stack, stack))
-        return lax.dot_general(u, v, axes, precision=lax.Precision.HIGHEST)
+        stack = tuple(range(self.stack_ndim))
+        numbers = (((u.ndim - 1,), (len(stack),)), (stack, stack))
+        return lax.dot_general(u, v, numbers, precision=lax.Precision.HIGHEST)
+
+    def astype(self, dtype: Any) -> Self | None:
+        """The same factors in another dtype."""
+        u, v = self.u.astype(dtype), self.v.astype(dtype)
+        return None if u is None or v is None else self.replace(u=u, v=v)
 
     def matmul(
         self,
@@ -95,89 +108,96 @@ class LowRank(CompressedArray):
         batch: Axes,
         precision: Any = None,
         preferred_element_type: Any = None,
-    ) -> jax.Array:
-        """Two thin products; the factor that is summed over comes first."""
-        options = {"precision": precision, "preferred_element_type": preferred_element_type}
-        call = lambda u, v, x: self._chain(u, v, x, contract, batch, options)  # noqa: E731  # lift keys on it
-        nested = is_compressed(self.u) or is_compressed(self.v)
-        return lift(call)(self.u, self.v, x) if nested else call(self.u, self.v, x)
-
-    def _chain(
-        self, u: jax.Array, v: jax.Array, x: jax.Array, contract: Axes, batch: Axes, options: Mapping[str, Any]
-    ) -> jax.Array:
-        alignment = self.alignment()
-        rows_summed = sum(axis in alignment["u"] for axis in contract[1] if axis >= self._stack)
-        columns_summed = len([axis for axis in contract[1] if axis >= self._stack]) - rows_summed
-        first, second = ("v", "u") if columns_summed > rows_summed else ("u", "v")
-        names = _Labels(x.ndim, contract, batch)
-        fields = {"u": (u, names.of(alignment["u"])), "v": (v, names.of(alignment["v"]))}
-        result = names.result(self.ndim)
-        needed = {*result, *fields[second][1]}
-        middle, labels = _einsum(x, names.x, *fields[first], keep=needed, **options)
-        out, labels = _einsum(middle.astype(x.dtype), labels, *fields[second], keep=set(result), **options)
-        return lax.transpose(out, [labels.index(label) for label in result])
+    ) -> jax.Array | None:
+        """Two thin contractions, first the factor with more of the summed axes; any axis may be summed or in step."""
+        if x.dtype != self.dtype:
+            return None
+        rows = range(self.stack_ndim, self.stack_ndim + self.row_ndim)
+        summed_rows = sum(axis in rows for axis in contract[1])
+        summed_cols = sum(axis >= rows.stop for axis in contract[1])
+        return self._run(
+            _two_dots,
+            x,
+            layout=(self.stack_ndim, self.row_ndim, self.col_ndim, summed_rows >= summed_cols),
+            contract=contract,
+            batch=batch,
+            precision=precision,
+            preferred_element_type=preferred_element_type,
+        )
 
     def conv(self, x: jax.Array, **params: Any) -> jax.Array | None:
-        """A convolution to ``rank`` features and a 1x1 mixing of them, for a kernel whose columns are the outputs."""
-        out_axis, *others = params["dimension_numbers"].rhs_spec
-        plain = params["feature_group_count"] == params["batch_group_count"] == 1
-        if not plain or self._stack or self.col_ndim != 1 or out_axis != self.ndim - 1:
+        """A convolution to ``rank`` features, then a product per pixel; one side must be the output features alone."""
+        numbers = params["dimension_numbers"]
+        feature, last = numbers.rhs_spec[0], len(numbers.rhs_spec) - 1
+        grouped = params["feature_group_count"] != 1 or params["batch_group_count"] != 1
+        out_is_cols = self.col_ndim == 1 and feature == last
+        out_is_rows = self.row_ndim == 1 and feature == 0
+        if grouped or self.stack_ndim or not (out_is_cols or out_is_rows) or x.dtype != self.dtype:
             return None
-        call = lambda u, v, x: _conv_chain(u, v, x, params)  # noqa: E731  # lift keys on it
-        nested = is_compressed(self.u) or is_compressed(self.v)
-        return lift(call)(self.u, self.v, x) if nested else call(self.u, self.v, x)
+        return self._run(_conv_then_dot, x, options=_Options(tuple(params.items())), out_is_cols=out_is_cols)
 
-    def astype(self, dtype: Any) -> Self | None:
-        """The product of the cast factors."""
-        u, v = self.u.astype(dtype), self.v.astype(dtype)
-        return None if u is None or v is None else self.replace(u=u, v=v)
-
-
-class _Labels:
-    """Names for the axes of a product ``x . leaf``: shared by ``x`` and the leaf where they are paired."""
-
-    def __init__(self, x_ndim: int, contract: Axes, batch: Axes) -> None:
-        pairs = dict(zip((*contract[0], *batch[0]), (*contract[1], *batch[1]), strict=True))
-        self.x = [("leaf", pairs[axis]) if axis in pairs else ("x", axis) for axis in range(x_ndim)]
-        self.batch = [("leaf", axis) for axis in batch[1]]
-        self.gone = {*contract[1], *batch[1]}
-
-    def of(self, aligned: Sequence[int | None]) -> list[Any]:
-        return ["rank" if axis is None else ("leaf", axis) for axis in aligned]
-
-    def result(self, ndim: int) -> list[Any]:
-        free = [("leaf", axis) for axis in range(ndim) if axis not in self.gone]
-        return [*self.batch, *(label for label in self.x if label[0] == "x"), *free]
+    def _run(self, fn: Any, x: jax.Array, **static: Any) -> jax.Array:
+        """Calls a function of the factors; under lift where one of them is a leaf itself."""
+        u: Any = self.u
+        v: Any = self.v
+        return (_LIFTED[fn] if is_compressed(u) or is_compressed(v) else fn)(u, v, x, **static)
 
 
-def _einsum(
-    a: jax.Array, a_labels: Sequence[Any], b: jax.Array, b_labels: Sequence[Any], *, keep: set[Any], **options: Any
-) -> tuple[jax.Array, list[Any]]:
-    """One `dot_general` of two labelled operands: shared labels are kept in step if in ``keep``, else summed over."""
-    shared = [label for label in a_labels if label in b_labels]
-    batch = [label for label in shared if label in keep]
-    summed = [label for label in shared if label not in keep]
-    numbers = tuple(
-        tuple(tuple(labels.index(label) for label in group) for labels in (a_labels, b_labels))
-        for group in (summed, batch)
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """Parameters of a convolution as one hashable argument (they hold tuples that are no trees of arrays)."""
+
+    items: tuple[tuple[str, Any], ...]
+
+
+def _two_dots(
+    u: jax.Array,
+    v: jax.Array,
+    x: jax.Array,
+    *,
+    layout: tuple[int, int, int, bool],
+    contract: Axes,
+    batch: Axes,
+    precision: Any,
+    preferred_element_type: Any,
+) -> jax.Array:
+    """``dot_general(x, u @ v, (contract, batch))`` by names: dense axis ``a`` is named ``a``, the rank ``ndim``."""
+    stack, row_ndim, col_ndim, u_first = layout
+    ndim = stack + row_ndim + col_ndim
+    rank = ndim
+    of_u = [*range(stack + row_ndim), rank]
+    of_v = [*range(stack), rank, *range(stack + row_ndim, ndim)]
+    paired = dict(zip((*contract[0], *batch[0]), (*contract[1], *batch[1]), strict=True))
+    of_x = [paired.get(axis, ndim + 1 + axis) for axis in range(x.ndim)]
+    kept = [paired[axis] for axis in batch[0]] + [name for name in of_x if name > rank]
+    out = kept + [axis for axis in range(ndim) if axis not in paired.values()]
+    (first, of_first), (second, of_second) = ((u, of_u), (v, of_v)) if u_first else ((v, of_v), (u, of_u))
+    needed = {*of_second, *out}
+    middle = [name for name in dict.fromkeys([*of_x, *of_first]) if name in needed]
+    y = jnp.einsum(x, of_x, first, of_first, middle, precision=precision)
+    return jnp.einsum(
+        y, middle, second, of_second, out, precision=precision, preferred_element_type=preferred_element_type
     )
-    out = lax.dot_general(a, b, numbers, **options)
-    rest = [label for label in a_labels if label not in shared], [label for label in b_labels if label not in shared]
-    return out, [*batch, *rest[0], *rest[1]]
 
 
-def _conv_chain(u: jax.Array, v: jax.Array, x: jax.Array, params: Mapping[str, Any]) -> jax.Array:
-    middle = lax.conv_general_dilated_p.bind(x, u, **params)
+def _conv_then_dot(u: jax.Array, v: jax.Array, x: jax.Array, *, options: _Options, out_is_cols: bool) -> jax.Array:
+    params = dict(options.items)
+    wide, narrow = (u, v) if out_is_cols else (v, u)  # the rank of `wide` lies where the kernel has its output features
+    y = lax.conv_general_dilated_p.bind(x, wide, **{**params, "preferred_element_type": None})
     feature = params["dimension_numbers"].out_spec[1]
+    rank_axis = 0 if out_is_cols else 1
     out = lax.dot_general(
-        middle.astype(x.dtype),
-        v,
-        (((feature,), (0,)), ((), ())),
-        precision=_single(params["precision"]),
+        y,
+        narrow,
+        (((feature,), (rank_axis,)), ((), ())),
+        precision=params["precision"],
         preferred_element_type=params["preferred_element_type"],
     )
     return jnp.moveaxis(out, -1, feature)
 
 
-def _single(precision: Any) -> Any:
-    return precision
+_LIFTED = {fn: lift(fn) for fn in (_two_dots, _conv_then_dot)}
+
+
+def _as_array(factor: ArrayOrLeaf) -> ArrayOrLeaf:
+    return factor if is_compressed(factor) else jnp.asarray(factor)

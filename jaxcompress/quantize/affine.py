@@ -1,4 +1,4 @@
-"""The leaf kind of linearly quantized arrays: small integers times a scale."""
+"""The leaf kind of symmetric integer quantization: small integers, and scales per channel or group."""
 
 from __future__ import annotations
 
@@ -12,55 +12,60 @@ import numpy as np
 from jax import lax
 
 from jaxcompress.core.leaf import CompressedArray, leaf_kind
+from jaxcompress.solvers.grid import dequantize, spread
 
 
 @leaf_kind("quantized", priority=1)
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Quantized(CompressedArray):
-    """Integers on a symmetric grid: ``materialize() == qvalue * scale``.
+    """An array of integers times scales: ``materialize() == qvalue * scale``, the scale repeated along its groups.
+
+    The scale has as many axes as the integers. Along each axis it holds one entry per index, one for all, or one per
+    group of neighbours; stack axes it always holds in full, so that layers can be taken apart.
 
     Attributes:
         qvalue: int8 or int4, of the dense shape.
-        scale: float, with as many axes as ``qvalue``. Along each axis it has the full size (a scale per channel), 1 (one
-            for all), or a divisor (a scale per group of neighbours). Stack axes keep their full size.
-        dtype: dtype of the dense array, static.
+        scale: float; the size of each axis divides that of ``qvalue``.
+        dtype: dtype of the dense array.
     """
 
     qvalue: jax.Array
     scale: jax.Array
-    dtype: np.dtype = dataclasses.field(metadata={"static": True})  # type: ignore[assignment]  # the field is the property
+    # The default only hides the property of the base class, which a field could not be set through.
+    dtype: np.dtype = dataclasses.field(default=np.dtype("float32"), metadata={"static": True})  # pyright: ignore[reportIncompatibleMethodOverride]
 
     @classmethod
-    def create(cls, qvalue: jax.Array, scale: jax.Array, *, dtype: Any = None) -> Self:
-        """Checks the fields and builds the leaf.
+    def create(cls, qvalue: jax.Array, scale: jax.Array, dtype: Any = None) -> Self:
+        """Checks the two fields.
 
         Args:
-            qvalue: signed integers.
-            scale: float; see the class.
-            dtype: dtype of the dense array; that of ``scale`` by default.
+            qvalue: int8 or int4 array of any shape.
+            scale: float array of as many axes, the size of each dividing that of ``qvalue``.
+            dtype: dtype of the dense array; by default the scale's.
 
         Raises:
-            TypeError: if ``qvalue`` is no signed integer or ``scale`` no float.
-            ValueError: if an axis of ``scale`` is not the full size, 1, or a divisor.
+            TypeError: if ``qvalue`` is not int8 or int4, or ``scale`` or ``dtype`` is not float.
+            ValueError: if the shapes do not fit.
 
         Example:
-            >>> leaf = Quantized.create(jnp.array([[127, -3]], jnp.int8), jnp.array([[0.5, 2.0]]))
+            >>> leaf = Quantized.create(jnp.array([[1, -2], [3, 4]], jnp.int8), jnp.array([[0.5, 2.0]]))
             >>> leaf.materialize().tolist(), leaf.stored_bits
-            ([[63.5, -6.0]], 80)
+            ([[0.5, -4.0], [1.5, 8.0]], 96)
         """
-        if not jnp.issubdtype(qvalue.dtype, jnp.signedinteger):
-            raise TypeError(f"qvalue must be a signed integer array, got {qvalue.dtype}")
-        if not jnp.issubdtype(scale.dtype, jnp.floating):
-            raise TypeError(f"scale must be float, got {scale.dtype}")
-        fits = scale.ndim == qvalue.ndim and all(
-            s and q % s == 0 for q, s in zip(qvalue.shape, scale.shape, strict=True)
+        dtype = jnp.dtype(scale.dtype if dtype is None else dtype)
+        if qvalue.dtype not in (jnp.int8, jnp.int4):
+            raise TypeError(f"qvalue must be int8 or int4, got {qvalue.dtype}")
+        for name, given in (("scale", scale.dtype), ("dtype", dtype)):
+            if not jnp.issubdtype(given, jnp.floating):
+                raise TypeError(f"{name} must be float, got {given}")
+        fits = qvalue.ndim == scale.ndim and all(
+            part == whole or (part and whole % part == 0) for part, whole in zip(scale.shape, qvalue.shape, strict=True)
         )
         if not fits:
             raise ValueError(
-                f"scale of shape {scale.shape} does not fit qvalue of shape {qvalue.shape}: it needs as many axes, each of "
-                "the full size, of size 1, or of a size that divides it (groups)"
+                f"scale must have the axes of qvalue, each size dividing its; got {scale.shape} for {qvalue.shape}"
             )
-        return cls(qvalue, scale, jnp.dtype(scale.dtype if dtype is None else dtype))
+        return cls(jnp.asarray(qvalue), jnp.asarray(scale), dtype)
 
     def alignment(self) -> Mapping[str, tuple[int | None, ...]]:
         """Both fields run along the dense axes."""
@@ -68,8 +73,12 @@ class Quantized(CompressedArray):
         return {"qvalue": axes, "scale": axes}
 
     def materialize(self) -> jax.Array:
-        """``qvalue * scale``, computed in the dtype of the scale."""
-        return (self.qvalue.astype(self.scale.dtype) * self._spread()).astype(self.dtype)
+        """The integers times their scales, in the dtype of the scales."""
+        return dequantize(self.qvalue, self.scale).astype(self.dtype)
+
+    def astype(self, dtype: Any) -> Self:
+        """The same integers and scales with a dense array of another dtype."""
+        return self.replace(dtype=jnp.dtype(dtype))
 
     def matmul(
         self,
@@ -80,43 +89,41 @@ class Quantized(CompressedArray):
         precision: Any = None,
         preferred_element_type: Any = None,
     ) -> jax.Array | None:
-        """Contracts with the integers and applies the scale afterwards, where it is one number along every sum."""
-        if any(self.scale.shape[axis] != 1 for axis in contract[1]):
+        """Multiplies by the integers and applies the scale to the result, where it is constant along the sum."""
+        if any(self.scale.shape[axis] != 1 for axis in contract[1]) or x.dtype != self.dtype:
             return None
-        accumulate = jnp.promote_types(preferred_element_type or x.dtype, self.scale.dtype)
+        out_dtype = jnp.dtype(preferred_element_type or x.dtype)
         out = lax.dot_general(
-            x, self.qvalue.astype(x.dtype), (contract, batch), precision=precision, preferred_element_type=accumulate
+            x,
+            self.qvalue.astype(x.dtype),
+            (contract, batch),
+            precision=precision,
+            preferred_element_type=self._wider(out_dtype),
         )
-        kept = [axis for axis in range(self.ndim) if axis not in {*contract[1], *batch[1]}]
-        spread = self._spread(*batch[1], *kept)
-        per_result = lax.transpose(spread, (*batch[1], *kept, *contract[1]))
-        x_free = out.ndim - len(batch[1]) - len(kept)
-        shape = (*per_result.shape[: len(batch[1])], *(1,) * x_free, *(self.shape[axis] for axis in kept))
-        return (out * per_result.reshape(shape)).astype(preferred_element_type or x.dtype)
+        batches, x_free = len(batch[1]), x.ndim - len(batch[0]) - len(contract[0])
+        free = [axis for axis in range(self.ndim) if axis not in {*contract[1], *batch[1]}]
+        scale = lax.transpose(self._per_channel(), (*batch[1], *free, *contract[1]))
+        scale = scale.reshape(*scale.shape[:batches], *(1,) * x_free, *scale.shape[batches : batches + len(free)])
+        return (out * scale.astype(out.dtype)).astype(out_dtype)
 
     def conv(self, x: jax.Array, **params: Any) -> jax.Array | None:
-        """Convolves with the integers and scales each output feature, where the scale varies along those alone."""
+        """Convolves with the integers and applies the scale to the result, where it varies by output feature alone."""
         numbers = params["dimension_numbers"]
         feature = numbers.rhs_spec[0]
         varies = any(size != 1 for axis, size in enumerate(self.scale.shape) if axis != feature)
         if varies or x.dtype != self.dtype:
             return None
-        result = params["preferred_element_type"] or x.dtype
-        params = params | {"preferred_element_type": jnp.promote_types(result, self.scale.dtype)}
+        out_dtype = jnp.dtype(params["preferred_element_type"] or x.dtype)
+        params |= {"preferred_element_type": self._wider(out_dtype)}
         out = lax.conv_general_dilated_p.bind(x, self.qvalue.astype(x.dtype), **params)
-        spread = self._spread(feature).reshape(-1)
         shape = [1] * out.ndim
-        shape[numbers.out_spec[1]] = spread.shape[0]
-        return (out * spread.reshape(shape)).astype(result)
+        shape[numbers.out_spec[1]] = -1
+        return (out * self._per_channel().reshape(shape).astype(out.dtype)).astype(out_dtype)
 
-    def astype(self, dtype: Any) -> Self:
-        """The same integers, for a dense array of another float dtype."""
-        return self.replace(dtype=jnp.dtype(dtype))
+    def _per_channel(self) -> jax.Array:
+        """The scale in full along every axis on which it varies."""
+        return spread(self.scale, tuple(1 if s == 1 else n for s, n in zip(self.scale.shape, self.shape, strict=True)))
 
-    def _spread(self, *axes: int) -> jax.Array:
-        """The scale with groups spread to full size: along ``axes``, or along every axis held in groups."""
-        scale = self.scale
-        for axis, (size, held) in enumerate(zip(self.qvalue.shape, scale.shape, strict=True)):
-            if held != size and (axis in axes or held != 1):
-                scale = jnp.repeat(scale, size // held, axis=axis)
-        return scale
+    def _wider(self, dtype: np.dtype) -> np.dtype:
+        """The dtype in which a sum meets the scale: the wider one of the result's and the scale's."""
+        return max(dtype, jnp.dtype(self.scale.dtype), key=lambda d: d.itemsize)
