@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,14 +29,27 @@ def dot_general(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> lis
         contract, batch = (contract[1], contract[0]), (batch[1], batch[0])
     if is_lazy(other):
         _record_other(run, eqn, other, contract[0], batch[0])
+    sharding = eqn.params.get("out_sharding")
     x = dense_value(other)
+    if sharding is None:
+        return [_product(run, eqn, x, leaf, contract, batch, leaf_is_lhs)]
+    if run.listener is not None:  # statistics may not leave the region below
+        return [jax.sharding.reshard(_product(run, eqn, x, leaf, contract, batch, leaf_is_lhs), sharding)]
+    # The products of a kind do not know of explicit shardings: the compiler chooses theirs, the result has the asked one.
+    product = functools.partial(_product, run, eqn, contract=contract, batch=batch, leaf_is_lhs=leaf_is_lhs)
+    return [jax.sharding.auto_axes(product, out_sharding=sharding)(x, leaf)]
+
+
+def _product(
+    run: Interpreter, eqn: JaxprEqn, x: jax.Array, leaf: Value, contract: Axes, batch: Axes, leaf_is_lhs: bool
+) -> jax.Array:
+    """The result of the equation, whose axes depend on the side the leaf is on."""
     out = _contract(run, eqn, x, leaf, contract, batch)
     if leaf_is_lhs:  # we computed batch, x free, leaf free; the equation wants batch, leaf free, x free
         batches, x_free = len(batch[0]), x.ndim - len(batch[0]) - len(contract[0])
         order = [*range(batches), *range(batches + x_free, out.ndim), *range(batches, batches + x_free)]
         out = out if order == sorted(order) else lax.transpose(out, order)
-    sharding = eqn.params.get("out_sharding")
-    return [out if sharding is None else jax.sharding.reshard(out, sharding)]
+    return out
 
 
 def _record_other(

@@ -72,7 +72,7 @@ def scan(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value
     invariant = invariant_results(inner, n_consts, n_carry)
     consts_in, carry, xs = values[:n_consts], list(values[n_consts : n_consts + n_carry]), values[n_consts + n_carry :]
     fixed = {i: c for i, c in enumerate(carry) if i in invariant and is_lazy(c)}
-    carry = [c if i in fixed else _densify(run, eqn, c, "it changes from step to step") for i, c in enumerate(carry)]
+    carry = [c if i in fixed else densify(run, eqn, c, "it changes from step to step") for i, c in enumerate(carry)]
     moving = [c for i, c in enumerate(carry) if i not in fixed]
     sliced, rebuild = _sliced(run, eqn, xs)
 
@@ -86,7 +86,7 @@ def scan(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value
         once = {key: value for key, value in sink.items() if key in total}
         total = {key: run.listener.combine(total[key], value) for key, value in once.items()} if run.listener else {}
         stacked = {key: value for key, value in sink.items() if key not in total}
-        ys = [_densify(run, eqn, y, "it leaves the loop stacked") for y in outs[n_carry:]]
+        ys = [densify(run, eqn, y, "it leaves the loop stacked") for y in outs[n_carry:]]
         return (leaving, total), (ys, stacked)
 
     stacking = {x.origin.path for x in xs if isinstance(x, View)}
@@ -116,7 +116,7 @@ def _sliced(run: Interpreter, eqn: JaxprEqn, xs: Sequence[Value]) -> tuple[list[
         if isinstance(x, View) and plan is not None:
             entering.append(plan[0])
         else:
-            entering.append(_densify(run, eqn, x, "not every field of the leaf carries the scanned axis"))
+            entering.append(densify(run, eqn, x, "not every field of the leaf carries the scanned axis"))
 
     def rebuild(slices: list[Any]) -> list[Any]:
         return [
@@ -127,7 +127,8 @@ def _sliced(run: Interpreter, eqn: JaxprEqn, xs: Sequence[Value]) -> tuple[list[
     return entering, rebuild
 
 
-def _densify(run: Interpreter, eqn: JaxprEqn, value: Value, why: str) -> jax.Array:
+def densify(run: Interpreter, eqn: JaxprEqn, value: Value, why: str) -> jax.Array:
+    """The dense array of a value, with a note of why it had to be."""
     run.record_dense(eqn, value, why)
     return dense_value(value)
 
@@ -179,7 +180,7 @@ def while_(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Val
     body, consts = closed(params["body_jaxpr"])
     invariant = invariant_results(body, n_body, len(carry))
     fixed = {i: c for i, c in enumerate(carry) if i in invariant and is_lazy(c)}
-    moving = [_densify(run, eqn, c, "it changes from step to step") for i, c in enumerate(carry) if i not in fixed]
+    moving = [densify(run, eqn, c, "it changes from step to step") for i, c in enumerate(carry) if i not in fixed]
 
     def full(pool: list[Any]) -> list[Any]:
         entering = iter(pool)
@@ -221,7 +222,7 @@ def cond(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value
         def evaluated(*operands: Value) -> tuple[list[jax.Array], Sink]:
             outs, sink = body(*operands)
             full = {k: sink[k] if k in sink else listener.empty(v) for k, v in wanted.items()} if listener else {}
-            return [_densify(run, eqn, out, "it leaves a branch") for out in outs], full
+            return [densify(run, eqn, out, "it leaves a branch") for out in outs], full
 
         return evaluated
 

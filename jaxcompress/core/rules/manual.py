@@ -13,8 +13,8 @@ from jax.extend.core import JaxprEqn
 from jax.sharding import PartitionSpec
 
 from jaxcompress.core.interpreter import Interpreter, Sink
-from jaxcompress.core.leaf import is_compressed
-from jaxcompress.core.rules.control import body_of
+from jaxcompress.core.leaf import CompressedArray, is_compressed
+from jaxcompress.core.rules.control import body_of, densify
 from jaxcompress.core.view import Value, View, dense_value, view_of
 
 
@@ -41,7 +41,9 @@ def shard_map(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> Seque
             for value, arg in zip(values, args, strict=True)
         ]
         outs, sink = body(*local)
-        return [dense_value(out) for out in outs], _merged(run, sink, axes, params["check_vma"])
+        return [densify(run, eqn, out, "it leaves the manual region") for out in outs], _merged(
+            run, sink, axes, params["check_vma"]
+        )
 
     outs, sink = jax.shard_map(
         inside,
@@ -73,8 +75,8 @@ def _varying(value: jax.Array) -> frozenset[str]:
 
 
 def splits_evenly(view: View, spec: PartitionSpec, mesh: Any) -> bool:
-    """True if the view is a whole, untransformed leaf and every field's axes divide by their mesh axes."""
-    if view.scale is not None or view.leaf_axes() != tuple(range(view.ndim)):
+    """True if the view is a whole, untransformed leaf and every field can be split where the dense array is."""
+    if view.scale is not None or view.leaf_axes() != tuple(range(view.ndim)) or not _holds_whole(view.leaf, spec):
         return False
     fits = jax.tree.map(
         lambda own, field: all(size % _devices(entry, mesh) == 0 for size, entry in zip(field.shape, own, strict=True)),
@@ -84,9 +86,25 @@ def splits_evenly(view: View, spec: PartitionSpec, mesh: Any) -> bool:
     return all(jax.tree.leaves(fits))
 
 
+def _holds_whole(leaf: CompressedArray, spec: PartitionSpec) -> bool:
+    """False if a field holds a split axis in coarser steps (groups): its parts would serve other rows."""
+    entries = (*spec, *(None,) * (leaf.ndim - len(spec)))
+    for name, axes in leaf.alignment().items():
+        field = leaf.components()[name]
+        own = [
+            None if axis is None or size == 1 else entries[axis] for size, axis in zip(field.shape, axes, strict=True)
+        ]
+        sizes = [size if axis is None else leaf.shape[axis] for size, axis in zip(field.shape, axes, strict=True)]
+        if any(entry is not None for entry, a, b in zip(own, field.shape, sizes, strict=True) if a != b):
+            return False
+        if isinstance(field, CompressedArray) and not _holds_whole(field, PartitionSpec(*own)):
+            return False
+    return True
+
+
 def _refuse_sharded_weights(run: Interpreter, values: Sequence[Value], specs: Sequence[PartitionSpec]) -> None:
     for value, spec in zip(values, specs, strict=True):
-        if run.listener is not None and isinstance(value, View) and any(entry is not None for entry in spec):
+        if run.listener is not None and isinstance(value, View) and value.origin.path is not None and any(spec):
             raise ValueError(
                 f"observe: the parameter {value.origin.path!r} is split over devices inside shard_map ({spec}); "
                 "statistics of its parts do not add up. Observe with replicated parameters (data parallel)."
