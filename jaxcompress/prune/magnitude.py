@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxcompress.core.paths import Where
-from jaxcompress.prune.masks import drop_smallest, drop_smallest_together
+from jaxcompress.prune.masks import drop_smallest, drop_smallest_together, layer_size
 from jaxcompress.prune.targets import fraction_at, targets, with_targets
 from jaxcompress.solvers import topk
 
@@ -101,12 +101,17 @@ def magnitude(
     chosen = targets(params, where=where, sites=sites, globs=sparsity if isinstance(sparsity, Mapping) else None)
     leaves, names = [target.leaf for target in chosen], [target.name for target in chosen]
     if scope == "layer":
-        fractions = [fraction_at(sparsity, target.path) for target in chosen]
-        masked = drop_smallest(leaves, fractions, stacks=[target.stack for target in chosen], names=names)
+        sizes = [layer_size(target.leaf.shape, target.stack) for target in chosen]
+        keep = [
+            topk.kept_count(size, fraction_at(sparsity, target.path))
+            for size, target in zip(sizes, chosen, strict=True)
+        ]
+        masked = drop_smallest(leaves, keep, stacks=[target.stack for target in chosen], names=names)
     elif isinstance(sparsity, Mapping):
         raise ValueError("a sparsity per glob needs scope='layer': scope='global' takes one number for all leaves")
     else:
-        masked = drop_smallest_together(leaves, sparsity, names=names)
+        keep = topk.kept_count(sum(leaf.size for leaf in leaves), sparsity)
+        masked = drop_smallest_together(leaves, keep, names=names)
     return with_targets(params, chosen, masked)
 
 

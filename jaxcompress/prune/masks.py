@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,26 +12,28 @@ from jax.typing import ArrayLike
 
 from jaxcompress.core.leaf import ArrayOrLeaf, dense, is_compressed
 from jaxcompress.prune.masked import Masked
-from jaxcompress.solvers.topk import kept_count, topk_mask, topk_masks
+from jaxcompress.solvers.topk import topk_mask, topk_masks
+
+_LARGE = 1 << 17  # entries of a layer from which one after the other is faster: the passes then stay in the cache
 
 
 def drop_smallest(
     leaves: Sequence[ArrayOrLeaf],
-    fractions: Sequence[ArrayLike],
+    keep: Sequence[ArrayLike],
     *,
     stacks: Sequence[tuple[int, ...]],
     names: Sequence[str],
 ) -> list[Masked]:
-    """Drops the given fraction of every leaf: its entries of smallest absolute value. Same-shaped leaves are batched.
+    """Keeps the ``keep`` entries of largest absolute value in every leaf. Same-shaped leaves are batched.
 
     Args:
         leaves: float arrays or leaves with one element per weight.
-        fractions: sparsity per leaf; may be traced.
-        stacks: per leaf, the axes along which it holds separate layers, each dropped from by itself.
+        keep: entries to keep, per leaf or per layer of a stacked leaf; may be traced.
+        stacks: per leaf, the axes along which it holds separate layers, each pruned by itself (`layer_size`).
         names: what to call the leaves in errors.
 
     Raises:
-        ValueError: if a fraction is outside ``[0, 1]``, or a leaf holds NaN or infinity (seen only outside ``jit``).
+        ValueError: if a leaf holds NaN or infinity (seen only outside ``jit``).
     """
     groups: dict[object, list[int]] = {}
     for i, (leaf, stack) in enumerate(zip(leaves, stacks, strict=True)):
@@ -38,29 +41,41 @@ def drop_smallest(
         groups.setdefault((jax.tree.structure(leaf), shapes, stack), []).append(i)
     masked: dict[int, Masked] = {}
     for (_, _, stack), members in groups.items():
-        layer_size = leaves[members[0]].size // max(1, _layers(leaves[members[0]].shape, stack))
-        keep = jnp.stack([jnp.asarray(kept_count(layer_size, fractions[i]), jnp.int32) for i in members])
-        results, finite = _drop_batch([leaves[i] for i in members], keep, stack=stack)
-        _check_finite(finite, [names[i] for i in members])
-        masked.update(zip(members, results, strict=True))
+        traced = any(isinstance(leaf, jax.core.Tracer) for i in members for leaf in jax.tree.leaves(leaves[i]))
+        for batch in (
+            [members] if traced else [[i] for i in members]
+        ):  # outside jit one compiled program serves them all
+            counts = jnp.stack([jnp.asarray(keep[i], jnp.int32) for i in batch])
+            results, finite = _drop_batch([leaves[i] for i in batch], counts, stack=stack)
+            _check_finite(finite, [names[i] for i in batch])
+            masked.update(zip(batch, results, strict=True))
     return [masked[i] for i in range(len(leaves))]
 
 
-def drop_smallest_together(leaves: Sequence[ArrayOrLeaf], fraction: ArrayLike, *, names: Sequence[str]) -> list[Masked]:
-    """Drops the given fraction of all leaves taken together; among equals the earlier leaf stays.
+def drop_smallest_together(leaves: Sequence[ArrayOrLeaf], keep: ArrayLike, *, names: Sequence[str]) -> list[Masked]:
+    """Keeps the ``keep`` entries of largest absolute value of all leaves together; among equals the earlier stays.
 
     Args:
         leaves: float arrays or leaves with one element per weight, below 2^31 entries in total.
-        fraction: sparsity; may be traced.
+        keep: entries to keep; may be traced.
         names: what to call the leaves in errors.
 
     Raises:
         ValueError: as `drop_smallest`.
     """
-    total = sum(leaf.size for leaf in leaves)
-    results, finite = _drop_together(list(leaves), jnp.asarray(kept_count(total, fraction), jnp.int32))
+    results, finite = _drop_together(list(leaves), jnp.asarray(keep, jnp.int32))
     _check_finite(finite, names)
     return results
+
+
+def layer_size(shape: tuple[int, ...], stack: tuple[int, ...]) -> int:
+    """Entries of one layer of a leaf that holds layers along the axes ``stack``.
+
+    Example:
+        >>> layer_size((12, 3, 4), (0,))
+        12
+    """
+    return math.prod(size for axis, size in enumerate(shape) if axis not in stack)
 
 
 @partial(jax.jit, static_argnames="stack")
@@ -69,8 +84,14 @@ def _drop_batch(
 ) -> tuple[list[Masked], list[jax.Array]]:
     scores = [_scores(leaf) for leaf in leaves]
     front = tuple(range(len(stack)))
-    rows = jnp.stack([jnp.moveaxis(score, stack, front).reshape(_layers(score.shape, stack), -1) for score in scores])
-    stacked = jax.vmap(jax.vmap(topk_mask, in_axes=(0, None)))(rows, keep)  # [leaves, layers, layer size]
+    size = layer_size(scores[0].shape, stack)
+    rows = jnp.stack([jnp.moveaxis(score, stack, front).reshape(-1, size) for score in scores])
+    rows = rows.reshape(-1, size)  # [leaves * layers, layer size]
+    keep = jnp.repeat(keep, rows.shape[0] // len(leaves))
+    stacked = (
+        jax.vmap(topk_mask)(rows, keep) if size < _LARGE else jax.lax.map(lambda row: topk_mask(*row), (rows, keep))
+    )
+    stacked = stacked.reshape(len(leaves), -1, size)
     moved = [scores[0].shape[axis] for axis in stack]
     moved += [size for axis, size in enumerate(scores[0].shape) if axis not in stack]
     masks = [jnp.moveaxis(mask.reshape(moved), front, stack) for mask in stacked]
@@ -101,13 +122,6 @@ def _masked(leaf: ArrayOrLeaf, mask: jax.Array) -> Masked:
 
 def _finite(scores: jax.Array) -> jax.Array:
     return jnp.isfinite(scores).all()
-
-
-def _layers(shape: tuple[int, ...], stack: tuple[int, ...]) -> int:
-    layers = 1
-    for axis in stack:
-        layers *= shape[axis]
-    return layers
 
 
 def _check_finite(finite: Sequence[jax.Array], names: Sequence[str]) -> None:

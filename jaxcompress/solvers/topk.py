@@ -136,22 +136,23 @@ def _blocks(keys: jax.Array) -> jax.Array:
 def _kth_largest(blocks: Sequence[jax.Array], k: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The largest ``t`` with ``count(keys >= t) >= k``, and how many keys equal to it are among the k."""
     unsigned = blocks[0].dtype
-    threshold = jnp.zeros((), unsigned)
-    for shift in range(jnp.iinfo(unsigned).bits - 8, -1, -8):
-        digits = [_digits(block, shift, threshold) for block in blocks]
-        digit, k = _kth_largest_digit(digits, k)
-        threshold |= digit.astype(unsigned) << jnp.asarray(shift, unsigned)
-    return threshold, k
+    bits = jnp.iinfo(unsigned).bits
+
+    def fix_byte(i: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        threshold, k = state
+        shift = jnp.asarray(bits - 8, unsigned) - jnp.asarray(8, unsigned) * i.astype(unsigned)
+        digit, k = _kth_largest_digit([_digits(block, shift, threshold) for block in blocks], k)
+        return threshold | (digit.astype(unsigned) << shift), k
+
+    return jax.lax.fori_loop(0, bits // 8, fix_byte, (jnp.zeros((), unsigned), k))
 
 
-def _digits(block: jax.Array, shift: int, threshold: jax.Array) -> jax.Array:
-    """Byte ``shift / 8`` of every key whose higher bytes equal the threshold's; 0 for the others."""
-    unsigned = block.dtype
-    digit = (block >> jnp.asarray(shift, unsigned)).astype(jnp.uint8)  # a narrowing cast keeps the low byte
-    if shift + 8 == jnp.iinfo(unsigned).bits:
-        return digit
-    higher = jnp.asarray(shift + 8, unsigned)
-    return jnp.where(block >> higher == threshold >> higher, digit, jnp.uint8(0))
+def _digits(block: jax.Array, shift: jax.Array, threshold: jax.Array) -> jax.Array:
+    """The byte ``shift`` bits up of every key whose higher bytes equal the threshold's; 0 for the others."""
+    higher = shift + jnp.asarray(8, block.dtype)  # a shift by all bits leaves 0, so that at first every key matches
+    digit = jax.lax.shift_right_logical(block, shift).astype(jnp.uint8)  # a narrowing cast keeps the low byte
+    matching = jax.lax.shift_right_logical(block, higher) == jax.lax.shift_right_logical(threshold, higher)
+    return jnp.where(matching, digit, jnp.uint8(0))
 
 
 def _kth_largest_digit(digits: Sequence[jax.Array], k: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -172,14 +173,28 @@ def _kth_largest_digit(digits: Sequence[jax.Array], k: jax.Array) -> tuple[jax.A
 def _mask_above(rows: jax.Array, threshold: jax.Array, room: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Keeps keys above the threshold and the first ``room`` equal to it; also returns the room that is left."""
     equal = rows == threshold
-    before = jnp.cumsum(jnp.sum(equal, axis=1, dtype=jnp.int32))  # [rows], inclusive
-    row = jnp.minimum(jnp.sum(before < room, dtype=jnp.int32), rows.shape[0] - 1)  # where the last one to stay lies
-    line = equal[row].astype(jnp.int32)
-    inside = jnp.cumsum(line) + (before[row] - jnp.sum(line, dtype=jnp.int32))  # its rank, entry by entry
-    end = row * rows.shape[1] + jnp.sum(inside < room, dtype=jnp.int32)  # its flat index, or past the array if all stay
+    per_row = jnp.sum(equal, axis=1, dtype=jnp.int32)
+    here = jnp.minimum(room, jnp.sum(per_row, dtype=jnp.int32))
+    row, before = _reaching(per_row, here)
+    column, _ = _reaching(equal[row].astype(jnp.int32), here - before)
+    last = row * rows.shape[1] + column  # flat index of the last equal entry to stay
     index = jnp.arange(rows.size, dtype=jnp.int32).reshape(rows.shape)
-    stays = (rows > threshold) | (equal & (index <= end) & (room > 0))
-    return stays, jnp.maximum(room - before[-1], 0)
+    return (rows > threshold) | (equal & (index <= last) & (here > 0)), room - here
+
+
+def _reaching(counts: jax.Array, rank: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest ``i`` with ``sum(counts[:i]) < rank <= sum(counts)`` and that sum: entry ``rank`` lies at ``i``."""
+    index = jnp.arange(counts.size, dtype=jnp.int32)
+    bits = counts.size.bit_length()
+
+    def fix_bit(step: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        start, before = state
+        candidate = start | (jnp.int32(1) << (bits - 1 - step))
+        passed = jnp.sum(jnp.where(index < candidate, counts, 0), dtype=jnp.int32)
+        fits = passed < rank
+        return jnp.where(fits, candidate, start), jnp.where(fits, passed, before)
+
+    return jax.lax.fori_loop(0, bits, fix_bit, (jnp.int32(0), jnp.int32(0)))
 
 
 def _rounded_product(fraction: jax.Array, size: int) -> jax.Array:

@@ -1,0 +1,7 @@
+"""Compression during training: `optax` transformations around any optimizer."""
+
+from jaxcompress.train.decay_mask import decay_mask as decay_mask
+from jaxcompress.train.fixed import fixed_masks as fixed_masks
+from jaxcompress.train.gradual import gradual_pruning as gradual_pruning
+from jaxcompress.train.stages import Finetune as Finetune
+from jaxcompress.train.stages import GradualPruning as GradualPruning

@@ -1,0 +1,184 @@
+"""Gradual magnitude pruning inside any `optax` optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from jaxcompress.core.leaf import is_compressed
+from jaxcompress.core.paths import Where, flatten_with_paths
+from jaxcompress.prune.mask_state import MaskState
+from jaxcompress.prune.masks import drop_smallest, drop_smallest_together, layer_size
+from jaxcompress.prune.targets import fraction_at, targets
+from jaxcompress.solvers.topk import kept_count
+from jaxcompress.train.zeroing import is_hole, sum_dtype, zero_dropped
+
+if TYPE_CHECKING:
+    from jaxcompress.core.sites import Sites
+
+
+class GradualState(NamedTuple):
+    """State of `gradual_pruning`: calls so far, the masks, the state of the wrapped optimizer."""
+
+    step: jax.Array
+    masks: MaskState
+    inner: optax.OptState
+
+
+def gradual_pruning(
+    tx: optax.GradientTransformation,
+    *,
+    sparsity: ArrayLike | Mapping[str, ArrayLike],
+    begin_step: int,
+    end_step: int,
+    every: int = 100,
+    initial_sparsity: ArrayLike = 0.0,
+    power: float = 3.0,
+    scope: Literal["layer", "global"] = "layer",
+    where: Where = None,
+    sites: Sites | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Prunes the smallest weights step by step while ``tx`` trains.
+
+    At ``begin_step``, every ``every`` steps after it, and at ``end_step``, the masks are chosen anew from the
+    magnitudes that the step is about to produce, at the sparsity
+
+        s(t) = sparsity + (initial_sparsity - sparsity) * (1 - (t - begin_step) / (end_step - begin_step)) ** power
+
+    and stay as they are in between and afterwards. Parameters remain plain arrays: the masks live in the state, and
+    the update of a dropped entry is ``-p``, so that it is exactly zero after every step under any optimizer. The
+    gradient of dropped entries still reaches ``tx``: a weight returns at the next choice if its step outweighs others.
+
+    Nothing may change the updates afterwards: in `optax.chain` it is the last link. `optax.MultiSteps`, `optax.masked`,
+    `optax.partition` and `optax.inject_hyperparams` work around it and inside it.
+
+    Args:
+        tx: any optimizer.
+        sparsity: final fraction to drop, in ``[0, 1]``, or a dict from globs over paths to fractions: the first that
+            fits counts, leaves that fit none are not pruned.
+        begin_step: number of updates before the first choice of masks.
+        end_step: number of updates before the last choice.
+        every: updates between choices.
+        initial_sparsity: fraction dropped at ``begin_step``.
+        power: exponent of the schedule.
+        scope: ``"layer"`` prunes each leaf to the sparsity; ``"global"`` compares all leaves on one scale.
+        where: leaves to prune; by default those that ``sites`` show as weights, or the float leaves of two axes or
+            more.
+        sites: what `jaxcompress.sites` found; then the layers of a stacked leaf are pruned one by one.
+
+    Returns:
+        A transformation around ``tx``. ``update`` needs ``params``.
+
+    Raises:
+        ValueError: if a fraction is outside ``[0, 1]``, the steps are not ``0 <= begin_step <= end_step``, ``every`` is
+            below 1, or a sparsity per glob meets ``scope="global"``; at ``init``, if ``where`` or a glob fits nothing.
+        TypeError: at ``init``, if a chosen leaf is compressed.
+
+    Example:
+        >>> import optax
+        >>> tx = gradual_pruning(optax.adam(1e-3), sparsity=0.9, begin_step=0, end_step=1000, every=100)
+        >>> state = tx.init({"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)})
+        >>> {path: mask.shape for path, mask in jc.prune.masks_of(state).items()}
+        {'kernel': (4, 4)}
+
+    References:
+        Zhu and Gupta, 2017, equation 1. https://arxiv.org/abs/1710.01878
+    """
+    if isinstance(sparsity, Mapping) and scope == "global":
+        raise ValueError("a sparsity per glob needs scope='layer': scope='global' takes one number for all leaves")
+    schedule = _Schedule(begin_step, end_step, every, initial_sparsity, power)
+    schedule.check(sparsity)
+    wrapped = optax.with_extra_args_support(tx)
+
+    def init(params: Any) -> GradualState:
+        globs = sparsity if isinstance(sparsity, Mapping) else None
+        masks = _open_masks(params, where=where, sites=sites, globs=globs)
+        return GradualState(jnp.int32(0), MaskState(masks), wrapped.init(params))
+
+    def choose(params: Any, updates: Any, masks: Any, step: jax.Array) -> Any:
+        """Masks of the magnitudes that ``params + updates`` will have."""
+        paths, leaves, treedef = flatten_with_paths(params)
+        columns = zip(paths, leaves, treedef.flatten_up_to(updates), treedef.flatten_up_to(masks), strict=True)
+        pruned = {path: _sum(p, u) for path, p, u, mask in columns if not is_hole(mask)}
+        if scope == "global":
+            keep = schedule.keep(sum(leaf.size for leaf in pruned.values()), sparsity, step)
+            chosen = drop_smallest_together(list(pruned.values()), keep, names=list(pruned))
+        else:
+            stacks = [sites.axes(path)[0] if sites is not None else () for path in pruned]
+            sizes = [layer_size(leaf.shape, stack) for leaf, stack in zip(pruned.values(), stacks, strict=True)]
+            keep = [
+                schedule.keep(size, fraction_at(sparsity, path), step) for size, path in zip(sizes, pruned, strict=True)
+            ]
+            chosen = drop_smallest(list(pruned.values()), keep, stacks=stacks, names=list(pruned))
+        by_path = {path: leaf.mask for path, leaf in zip(pruned, chosen, strict=True)}
+        return jax.tree.unflatten(treedef, [by_path.get(path, optax.MaskedNode()) for path in paths])
+
+    def update(updates: Any, state: GradualState, params: Any = None, **extra: Any) -> tuple[Any, GradualState]:
+        if params is None:
+            raise ValueError("gradual_pruning needs the parameters: call update(updates, state, params)")
+        updates, inner = wrapped.update(updates, state.inner, params, **extra)
+        masks = jax.lax.cond(
+            schedule.due(state.step),
+            lambda: choose(params, updates, state.masks.masks, state.step),
+            lambda: state.masks.masks,
+        )
+        step = optax.safe_increment(state.step)
+        return zero_dropped(updates, params, masks), GradualState(step, MaskState(masks), inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Schedule:
+    begin: int
+    end: int
+    every: int
+    initial: ArrayLike
+    power: float
+
+    def check(self, sparsity: ArrayLike | Mapping[str, ArrayLike]) -> None:
+        if not 0 <= self.begin <= self.end:
+            raise ValueError(f"steps must be 0 <= begin_step <= end_step, got {self.begin} and {self.end}")
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1, got {self.every}")
+        for fraction in (self.initial, *(sparsity.values() if isinstance(sparsity, Mapping) else (sparsity,))):
+            kept_count(1, fraction)  # raises outside [0, 1]
+
+    def due(self, step: jax.Array) -> jax.Array:
+        regular = (step - self.begin) % self.every == 0
+        return (step >= self.begin) & (step <= self.end) & (regular | (step == self.end))
+
+    def keep(self, size: int, final: ArrayLike, step: jax.Array) -> jax.Array:
+        """Entries of ``size`` that stay. The last count comes from ``final`` itself, not from float32 arithmetic."""
+        left = 1 - (step - self.begin).astype(jnp.float32) / jnp.float32(max(1, self.end - self.begin))
+        last, first = jnp.asarray(final, jnp.float32), jnp.asarray(self.initial, jnp.float32)
+        now = kept_count(size, last + (first - last) * jnp.maximum(left, 0) ** jnp.float32(self.power))
+        return jnp.where(step >= self.end, jnp.asarray(kept_count(size, final), jnp.int32), now)
+
+
+def _open_masks(params: Any, **selection: Any) -> Any:
+    """Masks that keep everything, at the chosen leaves."""
+    paths, leaves, treedef = flatten_with_paths(params)
+    chosen = {target.path for target in targets(params, **selection)} if leaves else set()
+    compressed = [path for path, leaf in zip(paths, leaves, strict=True) if path in chosen and is_compressed(leaf)]
+    if compressed:
+        raise TypeError(
+            f"gradual_pruning prunes plain arrays, {compressed[0]!r} is compressed: materialize it, or where="
+        )
+    masks = [
+        jnp.ones(leaf.shape, bool) if path in chosen else optax.MaskedNode()
+        for path, leaf in zip(paths, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, masks)
+
+
+def _sum(param: jax.Array, update: jax.Array) -> jax.Array:
+    """What `optax.apply_updates` will make of the two."""
+    dtype = sum_dtype(update, param)
+    return (param.astype(dtype) + update.astype(dtype)).astype(param.dtype)
