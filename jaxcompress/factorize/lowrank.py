@@ -84,7 +84,7 @@ class LowRank(CompressedArray):
         return {"u": (*range(core), None), "v": (*range(stack), None, *range(core, core + self.col_ndim))}
 
     @property
-    def dtype(self) -> np.dtype:
+    def dtype(self) -> np.dtype:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Dtype of the factors."""
         return self.u.dtype
 

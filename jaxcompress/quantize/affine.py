@@ -31,8 +31,7 @@ class Quantized(CompressedArray):
 
     qvalue: jax.Array
     scale: jax.Array
-    # The default only hides the property of the base class, which a field could not be set through.
-    dtype: np.dtype = dataclasses.field(default=np.dtype("float32"), metadata={"static": True})  # pyright: ignore[reportIncompatibleMethodOverride]
+    dtype: np.dtype = dataclasses.field(metadata={"static": True})
 
     @classmethod
     def create(cls, qvalue: jax.Array, scale: jax.Array, dtype: Any = None) -> Self:
