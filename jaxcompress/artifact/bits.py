@@ -1,4 +1,4 @@
-"""The bits of arrays as plain unsigned integers, and those as byte planes. Exact for every dtype, NaN payloads included."""
+"""The bits of arrays as unsigned integers, and those as byte planes. Exact for every dtype, NaN payloads included."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import numpy as np
 
 from jaxcompress.core.leaf import bit_width
 
-DTYPES: dict[str, np.dtype] = {
-    name: jnp.dtype(name)
-    for name in (
-        "bool int2 int4 int8 int16 int32 int64 uint2 uint4 uint8 uint16 uint32 uint64 float16 float32 float64 bfloat16 "
-        "complex64 complex128 float4_e2m1fn float8_e3m4 float8_e4m3 float8_e4m3b11fnuz float8_e4m3fn float8_e4m3fnuz "
-        "float8_e5m2 float8_e5m2fnuz float8_e8m0fnu"
-    ).split()
-}
+_NAMES = """
+bool int2 int4 int8 int16 int32 int64 uint2 uint4 uint8 uint16 uint32 uint64
+float16 float32 float64 bfloat16 complex64 complex128 float4_e2m1fn
+float8_e3m4 float8_e4m3 float8_e4m3b11fnuz float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu
+"""
+DTYPES: dict[str, np.dtype] = {name: jnp.dtype(name) for name in _NAMES.split()}
 """The dtypes that a file may hold, by name. A name read from a file is looked up here and nowhere else."""
 
 
@@ -49,8 +47,8 @@ def from_words(words: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def to_planes(array: np.ndarray) -> list[np.ndarray]:
     """Byte planes, the most significant first, arranged so that what is alike stands together.
 
-    Signed integers are folded (0, -1, 1, -2, ... in wide ones, offset by half the range in bytes), floats are turned left
-    by one bit, so that the exponent fills the first plane.
+    Signed integers are folded (0, -1, 1, -2, ... in wide ones, offset by half the range in bytes), floats are turned
+    left by one bit, so that the exponent comes first.
     """
     words, dtype = to_words(array), array.dtype
     width = words.dtype.itemsize * 8

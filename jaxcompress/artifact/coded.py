@@ -1,6 +1,6 @@
 """The strongest coder: every array under a model of its own, all in one entropy-coded stream.
 
-Masks go through `masks.mask`, everything else through byte planes, each under the best of a few models (`entropy.plane`).
+Masks go through `masks.mask`, all else through byte planes, each under the best of a few models (`entropy.plane`).
 The models learn as they go, so that small arrays pay for no tables, and one stream for all arrays pays for one end.
 """
 

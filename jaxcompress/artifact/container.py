@@ -1,11 +1,12 @@
 """The file around the manifest and the streams: magic, version, checksum, and a write that is all or nothing.
 
-offset  bytes  what
-0       3      magic "JXC"
-3       1      format version
-4       8      BLAKE2b over magic, version and everything behind this field
-12      1..5   length of the stored manifest (LEB128)
-...            manifest (see `manifest`), then the streams back to back, up to the end of the file
+| offset | bytes | what |
+| ------ | ----- | ---- |
+| 0 | 3 | magic ``JXC`` |
+| 3 | 1 | format version |
+| 4 | 8 | BLAKE2b over magic, version and everything behind this field |
+| 12 | 1..5 | length of the stored manifest (LEB128) |
+| | | manifest (see `manifest`), then the streams back to back, up to the end of the file |
 """
 
 from __future__ import annotations

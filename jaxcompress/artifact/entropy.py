@@ -1,12 +1,12 @@
 """Entropy coding by `constriction`'s ANS coder, written so that one text describes encoding and decoding.
 
-A code is a function ``code(io, values, ...) -> values``. An `Encoder` is given the values, records them and returns them; a
-`Decoder` is given ``None`` and returns what it reads. Either way the code sees the same values in the same order, so that its
-models can follow them.
+A code is a function ``code(io, values, ...) -> values``. An `Encoder` is given the values, notes and returns them; a
+`Decoder` is given ``None`` and returns what it reads. Either way the code sees the same values in the same order, so
+that its models can follow them.
 
-Models are integers (counts) or float64 made of them by elementwise ``+ - * /``, which IEEE 754 rounds alike everywhere, and
-are snapped to a grid before use; no sum of floats, no logarithm, no exponential. ANS itself tells whether a decoder's models
-differed from the encoder's: it then does not end in the state in which the encoder began.
+Models are integers (counts) or float64 made of them by elementwise ``+ - * /``, which IEEE 754 rounds alike everywhere,
+and are snapped to a grid before use; no rounded sum, no logarithm, no exponential. ANS itself tells whether a decoder's
+models differed from the encoder's: it then does not end in the state in which the encoder began.
 
 References:
     Duda, 2013, asymmetric numeral systems. https://arxiv.org/abs/1311.2540
@@ -16,6 +16,7 @@ References:
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -162,8 +163,7 @@ class Decoder:
 def adaptive(io: Coder, values: np.ndarray | None, count: int, size: int, shift: int) -> np.ndarray:
     """Codes values of ``0..size-1`` under the frequencies seen so far, so that no table is stored.
 
-    The frequencies are brought up to date after blocks that grow by a quarter: a few calls code millions of symbols, at about
-    a tenth more redundancy than symbol by symbol.
+    They are brought up to date after blocks that grow by a quarter: a few dozen calls code millions of symbols.
     """
     out = np.zeros(count, np.int32)
     if size == 1:
@@ -180,25 +180,26 @@ def adaptive(io: Coder, values: np.ndarray | None, count: int, size: int, shift:
 
 
 def plane(io: Coder, values: np.ndarray | None, count: int) -> np.ndarray:
-    """Codes bytes (a byte plane, or codes): their range, then the best of uniform and adaptive models."""
+    """Codes bytes (a byte plane, or codes) by the best of: as they are, uniform in their range, or adaptive in it."""
     if not count:
         return np.zeros(0, np.uint8)
-    low, high = (None, None) if values is None else (values.min(keepdims=True), values.max(keepdims=True))
+    options: list[Callable[[Coder], np.ndarray]] = [lambda io: io.uniform(values, count, 256)]
+    options += [lambda io, shift=shift: _in_range(io, values, count, shift) for shift in (0, *_SHIFTS)]
+    return io.choose(options).astype(np.uint8)
+
+
+def _in_range(io: Coder, values: np.ndarray | None, count: int, shift: int) -> np.ndarray:
+    low, top = (None, None) if values is None else (values.min(keepdims=True), values.max(keepdims=True))
     low = io.uniform(low, 1, 256)
-    size = int(io.uniform(None if high is None else high - low, 1, 256 - int(low[0]))[0]) + 1
+    size = 1 if low[0] == 255 else int(io.uniform(None if top is None else top - low, 1, 256 - int(low[0]))[0]) + 1
     shifted = None if values is None else values.astype(np.int32) - low
-    options: list[Callable[[Coder], np.ndarray]] = [lambda io: uniform(io, shifted, count, size)]
-    options += [lambda io, shift=shift: adaptive(io, shifted, count, size, shift) for shift in _SHIFTS]
-    return (io.choose(options) + low).astype(np.uint8)
-
-
-def uniform(io: Coder, values: np.ndarray | None, count: int, size: int) -> np.ndarray:
-    """Codes values of ``0..size-1`` as equally likely; free for ``size`` 1."""
-    return np.zeros(count, np.int32) if size == 1 else io.uniform(values, count, size)
+    if size > 1 and not shift:
+        return io.uniform(shifted, count, size) + low
+    return adaptive(io, shifted, count, size, shift) + low
 
 
 def tallies(io: Coder, values: np.ndarray | None, count: int, limit: int) -> np.ndarray:
-    """Codes numbers of ``0..limit`` of which small ones are likely: small ones by frequency, large ones by magnitude."""
+    """Codes numbers of ``0..limit``, mostly small: small ones by frequency, large ones by magnitude."""
     symbols = extra = None
     if values is not None:
         magnitude = np.frexp(values.astype(np.float64))[1]  # bits of the number, exact below 2**53
@@ -240,9 +241,9 @@ def _model(stream: Any, name: str, model: Any) -> tuple[Any, ...]:
 
 def _stream() -> Any:
     try:
-        import constriction
+        stream = importlib.import_module("constriction").stream
     except ImportError as error:
         raise ImportError(
             'coder="constriction" needs the package constriction, for reading too: pip install "jaxcompress[entropy]"'
         ) from error
-    return constriction.stream
+    return stream

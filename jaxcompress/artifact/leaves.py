@@ -7,23 +7,26 @@ A template says what a leaf is but for its numbers and shapes; leaves that diffe
     {"key": "threefry2x32"}                     PRNG keys
     ["masked", [template, ...], [static, ...]]  a leaf kind: data fields in order; static fields if there are any
 
-The owner of a starred array is the innermost leaf around it whose kind ends in ``*``. A leaf may own an array if that has an
-element for each element of the dense array and if `support` does not depend on it; entries outside the support come back as
-zeros, which is what `CompressedArray.support` promises to be without effect.
+The owner of a starred array is the innermost leaf around it whose kind ends in ``*``. A leaf may own an array if that
+has an element for each element of the dense array and if `support` does not depend on it; entries outside the support
+come back as zeros, which is what `CompressedArray.support` promises to be without effect.
 
-Shapes are listed in the order of the fields. Arrays are stored in the same order, except that starred ones follow behind the
-others of their owner, so that the support is known when they are read.
+Shapes are listed in the order of the fields. Arrays are stored in the same order, except that starred ones follow
+behind the others of their owner, so that the support is known when they are read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxcompress.artifact import bits
 from jaxcompress.artifact.errors import ArtifactError
@@ -37,6 +40,7 @@ from jaxcompress.core.leaf import (
     static_fields,
 )
 
+_ROOMS = ("jaxcompress.prune", "jaxcompress.cluster", "jaxcompress.quantize", "jaxcompress.factorize")
 _Path = tuple[str, ...]
 NextShape = Callable[[], tuple[int, ...]]
 NextArray = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
@@ -116,10 +120,7 @@ def parse(template: Any, next_shape: NextShape, path: _Path = ()) -> _Array | _K
         return _Array(path, _dtype("uint32"), next_shape(), key=template["key"])
     if not isinstance(template, list) or len(template) not in (2, 3) or not isinstance(template[0], str):
         raise ArtifactError(f"load: malformed leaf {template!r:.80}; the file was not written by save()")
-    try:
-        cls = kind_class(template[0].removesuffix("*"))
-    except KeyError as error:
-        raise ArtifactError(f"load: {error.args[0]}") from error
+    cls = _class(template[0].removesuffix("*"))
     names, constants, statics = data_fields(cls), static_fields(cls), (template[2:] or [[]])[0]
     if len(names) != len(template[1]) or len(constants) != len(statics):
         raise ArtifactError(
@@ -203,7 +204,7 @@ def _map_at(leaf: CompressedArray, path: _Path, fn: Callable[[Any], Any]) -> Com
 
 
 def _to_numpy(leaf: Any, path: str) -> np.ndarray:
-    if isinstance(leaf, jax.core.Tracer):
+    if isinstance(leaf, Tracer):
         raise TypeError(f"save: the leaf {path!r} is traced; call save outside jit, vmap and grad")
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         raise TypeError(
@@ -233,7 +234,7 @@ def read(node: _Array | _Kind, next_array: NextArray) -> Any:
             deferred.append(inner)
             return jnp.zeros(inner.shape, inner.dtype)
         array = next_array("/".join(inner.path), inner.shape, inner.dtype)
-        return _to_jax(array) if inner.key is None else jax.random.wrap_key_data(array, impl=inner.key)
+        return _to_jax(array) if inner.key is None else jax.random.wrap_key_data(jnp.asarray(array), impl=inner.key)
 
     leaf = value(node)
     if not deferred:
@@ -253,6 +254,17 @@ def read(node: _Array | _Kind, next_array: NextArray) -> Any:
 def _to_jax(array: np.ndarray) -> Any:
     """A JAX array; a NumPy one where JAX would cut it to 32 bits (``jax_enable_x64`` off)."""
     return jnp.asarray(array) if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype else array
+
+
+def _class(name: str) -> type[CompressedArray]:
+    for room in (None, *_ROOMS):  # a process that only loads has imported none of them
+        if room is not None:
+            importlib.import_module(room)
+        with contextlib.suppress(KeyError):
+            return kind_class(name)
+    raise ArtifactError(
+        f"load: unknown leaf kind {name!r:.80} in the file; import the module that defines it, then load"
+    )
 
 
 def _dtype(name: str) -> np.dtype:

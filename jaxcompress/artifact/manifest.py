@@ -25,6 +25,7 @@ from typing import Any
 from jaxcompress.artifact.container import MANIFEST_LIMIT
 from jaxcompress.artifact.errors import ArtifactError
 
+PACKAGES = ("jaxcompress", "jax", "numpy")
 _MAX_NDIM = 32
 _SHAPE = re.compile(r"=|[0-9]{1,18}(,[0-9]{1,18})*|")
 _PLAIN, _DEFLATED = 0, 1

@@ -1,7 +1,7 @@
 """Models of a bitmask: which rows and columns its True entries stand in, or nothing but how many there are.
 
-Pruned weights leave rows and columns empty or nearly so: the number of True entries in each row and in each column tells
-much about where they are. These numbers are coded first; then the entries, column by column, each under the probability that
+Pruned weights leave rows and columns empty or nearly so: how many True entries each row and each column has tells much
+about where they are. These numbers are coded first; then the entries, column by column, each under the probability that
 the numbers *still to come* give it. What is certain (an exhausted row, a row that must be full) costs nothing.
 """
 
@@ -15,20 +15,21 @@ import numpy as np
 
 from jaxcompress.artifact.entropy import Coder, adaptive, snap, tallies
 
-_SMALL, _LARGE = 1 << 18, 1 << 22  # elements; above, fewer ways are tried
-_CALLS = 1 << 13  # calls of the coder for one mask
-_SLICE = 16  # rows coded under one model, at least
+_SMALL = 1 << 19  # elements; larger masks are tried in fewer ways and with coarser steps, for speed
+_SLICES, _SLICE_ROWS = 8, 16  # a column of a small mask is coded in so many steps, of so many rows at least
 
 
 def mask(io: Coder, values: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Codes a bool array by the cheapest of several models; which axes are rows and which columns is among the choices."""
+    """Codes a bool array by the cheapest of several models, which differ in the axes that are rows, too."""
     count = math.prod(shape)
     flat = None if values is None else np.ascontiguousarray(values, np.int32).reshape(-1)
     options: list[Callable[[Coder], np.ndarray]] = [lambda io: adaptive(io, flat, count, 2, 1)]
     if count:
         options += [
-            lambda io, view=view, both=both: _in_view(io, values, shape, *view, both)
-            for view in _views(shape)
+            lambda io, split=split, transposed=transposed, both=both: _in_view(
+                io, values, shape, split, transposed, both
+            )
+            for split, transposed in _views(shape)
             for both in (False, True)
         ]
     return io.choose(options).astype(np.bool_).reshape(shape)
@@ -36,12 +37,10 @@ def mask(io: Coder, values: np.ndarray | None, shape: tuple[int, ...]) -> np.nda
 
 def _views(shape: tuple[int, ...]) -> list[tuple[int, bool]]:
     """The matrices that a mask is tried as: ``(axes that are rows, transposed)``."""
-    count, splits = math.prod(shape), range(1, len(shape))
-    if count > _SMALL:
-        splits = splits[-1:]
-    if count <= _LARGE:
+    splits = range(1, len(shape))
+    if math.prod(shape) <= _SMALL:
         return list(itertools.product(splits, (False, True)))
-    return [(split, math.prod(shape[:split]) < math.prod(shape[split:])) for split in splits]
+    return [(split, math.prod(shape[:split]) < math.prod(shape[split:])) for split in splits[-1:]]
 
 
 def _in_view(
@@ -61,7 +60,7 @@ def _by_margins(io: Coder, matrix: np.ndarray | None, rows: int, columns: int, b
     if both:
         column = tallies(io, None if matrix is None else matrix.sum(0), columns, rows)
     steps = range(columns) if column is None else np.flatnonzero(column).tolist()
-    slices = max(1, min(8, _CALLS // max(1, len(steps))))
+    slices = _SLICES if rows * columns <= _SMALL else 1
     out = np.zeros((columns, rows), np.bool_)
     given = None if matrix is None else np.ascontiguousarray(matrix.T)
     for done, step in enumerate(steps):
@@ -70,7 +69,7 @@ def _by_margins(io: Coder, matrix: np.ndarray | None, rows: int, columns: int, b
             break
         left = len(steps) - done
         need = None if column is None else int(column[step])
-        size = active.size if need is None else max(_SLICE, -(-active.size // slices))
+        size = active.size if need is None else max(_SLICE_ROWS, -(-active.size // slices))
         for start in range(0, active.size, size):
             if need is not None and need <= 0:
                 break

@@ -11,8 +11,8 @@ An array takes whichever of its codings zstd makes smallest; the letter of the c
 | ``s`` | wider elements as byte planes |
 | ``r`` | wider elements as they are, little-endian |
 
-Small arrays share a frame, since a frame has a header and a Huffman table. A frame ends once it holds 4 MiB, so that reading
-needs the memory of the model and one frame.
+Small arrays share a frame, since a frame has a header and a Huffman table. A frame ends once it holds 4 MiB, so that
+reading needs the memory of the model and one frame.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ByteWriter:
             self._close(letter)
 
     def finish(self) -> tuple[list[bytes], list[Any]]:
-        """``(streams, plan)``: the plan holds the letters of the arrays and (letter, stored, raw bytes) of each stream."""
+        """``(streams, plan)``: the plan has the letters of the arrays, then letter, stored and raw bytes by stream."""
         for letter in list(self._open):
             self._close(letter)
         return self._streams, ["".join(self._letters), *self._table]

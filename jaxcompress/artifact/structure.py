@@ -8,8 +8,8 @@
 | Python scalar or text | ``["s", value]``, ``["c", real, imaginary]`` for complex |
 | array or compressed leaf | an integer: the number of its template |
 
-Any other pytree node (NamedTuple, dataclass, module, `flax.nnx.State`) becomes the dict of its children by the keys that JAX
-names them with; `restore_like` puts the leaves back into such a structure.
+Any other pytree node (NamedTuple, dataclass, module) becomes the dict of its children by the names that JAX gives them;
+`restore_like` puts the leaves back into such a structure.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def from_json(node: Any, leaf_of: Callable[[str, int], Any], path: tuple[str, ..
         return leaf_of("/".join(path), node)
     if isinstance(node, dict):
         return {key: from_json(inner, leaf_of, (*path, key)) for key, inner in node.items()}
-    tag, *rest = node if isinstance(node, list) and node else [None]
+    tag, rest = (node[0], node[1:]) if isinstance(node, list) and node else (None, [])
     if tag == "s" and len(rest) == 1 and isinstance(rest[0], bool | int | float | str):
         return rest[0]
     if tag == "c" and len(rest) == 2:
@@ -88,7 +88,7 @@ def from_json(node: Any, leaf_of: Callable[[str, int], Any], path: tuple[str, ..
     if tag in ("l", "t"):
         children = [from_json(inner, leaf_of, (*path, str(i))) for i, inner in enumerate(rest)]
         return children if tag == "l" else tuple(children)
-    if tag == "d" and all(isinstance(pair, list) and len(pair) == 2 for pair in rest):
+    if tag == "d" and all(isinstance(pair, list) and len(pair) == 2 and type(pair[0]) in (int, str) for pair in rest):
         return {key: from_json(inner, leaf_of, (*path, str(key))) for key, inner in rest}
     raise ArtifactError(f"load: malformed tree node {node!r:.80}; the file was not written by save()")
 
@@ -109,7 +109,7 @@ def restore_like(loaded: Any, like: Any) -> Any:
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
         raise ArtifactError(
-            f"load: like= does not fit the file: paths missing in the file {missing[:5]}, paths only in the file {extra[:5]}"
+            f"load: like= does not fit the file; paths only in like: {missing[:5]}, only in the file: {extra[:5]}"
         )
     for path, target in zip(wanted, targets, strict=True):
         shape, expected = (getattr(leaf, "shape", None) for leaf in (found[path], target))
@@ -136,7 +136,7 @@ def _children(value: Any, path: tuple[str, ...], node: Callable[[Any, tuple[str,
         )
     children = {path_string(keys): inner for keys, inner in entries}
     only = next(iter(children.values()), None)
-    if len(children) == 1 and path_string((_ABOVE, *entries[0][0])) == "0":  # a box: the `value` of a Flax NNX variable
-        if is_compressed(only) or isinstance(only, _ARRAYS):
-            return node(only, path)
+    boxed = len(children) == 1 and path_string((_ABOVE, *entries[0][0])) == "0"  # the `value` of a Flax NNX variable
+    if boxed and (is_compressed(only) or isinstance(only, _ARRAYS)):
+        return node(only, path)
     return {key: node(inner, (*path, key)) for key, inner in children.items()}

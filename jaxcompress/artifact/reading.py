@@ -1,28 +1,23 @@
-"""`save`, `load` and `inspect`: one self-describing file for a compressed model."""
+"""Reading a model from a file, or only what the file says of itself."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
-import jax
 import numpy as np
 
 from jaxcompress.artifact import leaves, manifest
-from jaxcompress.artifact.coded import EntropyReader, EntropyWriter
-from jaxcompress.artifact.container import open_checked, seal, write_atomically
+from jaxcompress.artifact.coded import EntropyReader
+from jaxcompress.artifact.container import open_checked
 from jaxcompress.artifact.errors import ArtifactError
-from jaxcompress.artifact.streams import ByteReader, ByteWriter
-from jaxcompress.artifact.structure import from_json, restore_like, to_json
+from jaxcompress.artifact.streams import ByteReader
+from jaxcompress.artifact.structure import from_json, restore_like
 
-_WRITERS = {"zstd": ByteWriter, "constriction": EntropyWriter}
 _READERS = {"zstd": ByteReader, "constriction": EntropyReader}
-_PACKAGES = ("jaxcompress", "jax", "numpy")
 _MALFORMED = (KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
 
 
@@ -36,8 +31,9 @@ class Artifact:
         meta: likewise.
         versions: of the packages that wrote the file.
         sizes: bytes of the file for each stored array, by path (``params/Dense_0/kernel/values/codes``), and for the
-            rest of the file under ``""``. They add up to the size of the file; where arrays share a stream, so do they its
-            bytes, by what they contributed to it.
+            rest of the file under ``""``. They add up to the size of the file; arrays that share a stream share its
+            bytes by what each put into it.
+        leaf_paths: of `params`, in storage order.
     """
 
     params: Any
@@ -77,80 +73,6 @@ class Artifact:
         return lambda *args, **kwargs: lifted(self.params, *args, **kwargs)
 
 
-def save(
-    path: str | os.PathLike[str],
-    params: Any,
-    *,
-    recipe: Any = None,
-    meta: Any = None,
-    coder: Literal["zstd", "constriction"] = "zstd",
-    level: int | None = None,
-) -> int:
-    """Writes a model to one file, all or nothing: a crash leaves the old file or the new one.
-
-    Every array comes back bit for bit (NaN payloads and signed zeros too), with one exception that a leaf kind opts into:
-    where a leaf has a `support`, entries outside of it come back as zeros. The same input gives the same bytes.
-
-    Args:
-        path: the file. The folder must exist.
-        params: any pytree of arrays, compressed leaves, Python scalars and text; or an object with ``params`` and
-            ``recipe`` (the result of a pipeline). Dicts, lists, tuples and None come back as they are, other mappings as
-            dicts, other nodes as dicts of their fields, or in full through ``load(path, like=...)``.
-        recipe: what made the model: JSON-able, or with a ``to_json()`` that gives JSON or its text.
-        meta: anything JSON-able.
-        coder: ``"zstd"``, fast and without further packages, or ``"constriction"``, the smallest (extra ``entropy``).
-        level: of zstd, 1 to 22; None chooses by size.
-
-    Returns:
-        The bytes written, equal to ``os.path.getsize(path)``.
-
-    Raises:
-        TypeError: if something in ``params``, ``recipe`` or ``meta`` cannot be stored; names it.
-        ValueError: if ``coder`` or ``level`` is unknown.
-        ImportError: if the coder's package is missing; names the extra.
-        OSError: if the file cannot be written.
-
-    Example:
-        >>> import os, tempfile
-        >>> path = os.path.join(tempfile.mkdtemp(), "model.jxc")
-        >>> save(path, {"w": jnp.arange(3.0)}, meta={"error": 0.9}) == os.path.getsize(path)
-        True
-        >>> load(path).params["w"].tolist(), load(path).meta
-        ([0.0, 1.0, 2.0], {'error': 0.9})
-    """
-    if coder not in _WRITERS:
-        raise ValueError(f"save: coder={coder!r} is unknown; choose one of {sorted(_WRITERS)}")
-    if level is not None and coder != "zstd":
-        raise ValueError(f"save: level={level!r} belongs to coder='zstd'; leave it out with coder={coder!r}")
-    if hasattr(params, "params") and hasattr(params, "recipe"):
-        params, recipe = params.params, params.recipe if recipe is None else recipe
-    writer = ByteWriter(level) if coder == "zstd" else EntropyWriter()
-    templates: dict[str, int] = {}
-    shapes: list[list[tuple[int, ...]]] = []
-
-    def template_of(path: str, leaf: Any) -> int:
-        found = leaves.describe(leaf, path)
-        shapes.append(found.shapes)
-        for array in found.arrays:
-            writer.put(array)
-        return templates.setdefault(json.dumps(found.template), len(templates))
-
-    tree = to_json(params, template_of)
-    streams, plan = writer.finish()
-    described = {
-        "t": tree,
-        "k": [json.loads(template) for template in templates],
-        "s": manifest.join_shapes(shapes),
-        "r": _as_json("recipe", recipe),
-        "m": _as_json("meta", meta),
-        "c": coder,
-        "p": plan,
-        "v": [_version(name) for name in _PACKAGES],
-    }
-    kept = {key: value for key, value in described.items() if key == "t" or value not in (None, "", [])}
-    return write_atomically(path, seal(manifest.encode(kept), streams))
-
-
 def load(path: str | os.PathLike[str], *, like: Any = None, max_bytes: int | None = None) -> Artifact:
     """Reads a file written by `save`.
 
@@ -186,11 +108,11 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a file says of itself, read without decoding any array. The checksum is verified.
 
     Returns:
-        ``file_bytes``, ``header_bytes``, ``coder``, ``versions``, ``recipe``, ``meta`` and ``arrays``: for each stored array
-        its path, kind of the leaf, dtype, shape and bytes when dense.
+        ``file_bytes``, ``header_bytes``, ``coder``, ``versions``, ``recipe``, ``meta``, and ``arrays``: path, kind of
+        the leaf, dtype and shape of each stored array.
 
     Raises:
-        ArtifactError: as `load`; an unknown leaf kind is no error here but listed without its arrays.
+        ArtifactError: as `load`.
         FileNotFoundError: if there is no such file.
     """
     with open_checked(path) as (stored, _, offset, total):
@@ -200,7 +122,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
             "file_bytes": total,
             "header_bytes": offset,
             "coder": described.get("c"),
-            "versions": dict(zip(_PACKAGES, described["v"], strict=True)),
+            "versions": dict(zip(manifest.PACKAGES, described["v"], strict=True)),
             "recipe": described.get("r"),
             "meta": described.get("m"),
             "arrays": list(_arrays(described)),
@@ -244,12 +166,9 @@ def _load(
             weights[_join(path, inner)] = reader.last_bytes
             return array
 
-        def next_shape() -> tuple[int, ...]:
-            return shapes.next()
-
         shapes.begin_leaf()
         paths.append(path)
-        node = leaves.parse(templates[number], next_shape)
+        node = leaves.parse(templates[number], shapes.next)
         budget.add(sum(math.prod(shape) * dtype.itemsize for _, dtype, shape in leaves.stored_arrays(node)))
         return leaves.read(node, next_array)
 
@@ -259,7 +178,7 @@ def _load(
         params=params if like is None else restore_like(params, like),
         recipe=described.get("r"),
         meta=described.get("m"),
-        versions=dict(zip(_PACKAGES, described["v"], strict=True)),
+        versions=dict(zip(manifest.PACKAGES, described["v"], strict=True)),
         sizes=_apportion(weights, length, total),
         leaf_paths=tuple(paths),
     )
@@ -292,23 +211,6 @@ def _apportion(weights: dict[str, float], length: int, total: int) -> dict[str, 
     for path in sorted(exact, key=lambda path: sizes[path] - exact[path])[: length - sum(sizes.values())]:
         sizes[path] += 1
     return {"": total - sum(sizes.values()), **sizes}
-
-
-def _as_json(name: str, value: Any) -> Any:
-    if hasattr(value, "to_json"):
-        value = value.to_json()
-        value = json.loads(value) if isinstance(value, str) else value
-    try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"save: {name}= must be JSON-able or have a to_json(); {error}") from error
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout
-        return ""
 
 
 def _memory() -> int:
