@@ -16,6 +16,7 @@ from jaxcompress.artifact.container import open_checked
 from jaxcompress.artifact.errors import ArtifactError
 from jaxcompress.artifact.streams import ByteReader
 from jaxcompress.artifact.structure import from_json, restore_like
+from jaxcompress.core.lift import lift
 
 _READERS = {"zstd": ByteReader, "constriction": EntropyReader}
 _MALFORMED = (KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
