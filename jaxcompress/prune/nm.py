@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -40,11 +42,15 @@ def nm_mask(scores: jax.Array, *, n: ArrayLike, m: int, axis: int) -> jax.Array:
         raise ValueError(f"m={m} does not divide axis {axis} of shape {scores.shape}: prune another axis, or pad it")
     if not isinstance(n, jax.core.Tracer) and not 0 <= int(n) <= m:
         raise ValueError(f"n must lie in [0, m={m}], got {n}")
-    keys = ordered_keys(scores).reshape(*scores.shape[:axis], -1, m, *scores.shape[axis + 1 :])
+    return _keep_n(scores, jnp.asarray(n, jnp.int32), m=m, axis=axis)
+
+
+@partial(jax.jit, static_argnames=("m", "axis"))
+def _keep_n(scores: jax.Array, n: jax.Array, *, m: int, axis: int) -> jax.Array:
+    groups = (*scores.shape[:axis], scores.shape[axis] // m, m, *scores.shape[axis + 1 :])
+    keys = ordered_keys(scores).reshape(groups)
     entries = [jax.lax.index_in_dim(keys, i, axis + 1, keepdims=False) for i in range(m)]
-    keep = jnp.asarray(n, jnp.int32)
-    masks = [_rank(entries, i) < keep for i in range(m)]
-    return jnp.stack(masks, axis + 1).reshape(scores.shape)
+    return jnp.stack([_rank(entries, i) < n for i in range(m)], axis + 1).reshape(scores.shape)
 
 
 def _rank(entries: list[jax.Array], i: int) -> jax.Array:

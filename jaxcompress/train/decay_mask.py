@@ -55,7 +55,7 @@ def _spanning_fields(leaf: CompressedArray) -> frozenset[str]:
     A codebook or scale spans no axis in full, or only axes that other fields span with it.
     """
     spans = {
-        name: {axis for axis, size in zip(axes, getattr(leaf, name).shape, strict=True) if size == leaf.shape[axis]}
+        name: {axis for axis, size in zip(axes, getattr(leaf, name).shape, strict=True) if _covers(leaf, axis, size)}
         for name, axes in leaf.alignment().items()
         if name in leaf.trainable and jnp.issubdtype(getattr(leaf, name).dtype, jnp.floating)
     }
@@ -64,3 +64,7 @@ def _spanning_fields(leaf: CompressedArray) -> frozenset[str]:
     factors = {name for name in spans if getattr(leaf, name).ndim >= 2}
     together = set().union(*(spans[name] for name in factors)) if factors else set()
     return frozenset(whole or (factors if together == every else ()))
+
+
+def _covers(leaf: CompressedArray, axis: int | None, size: int) -> bool:
+    return axis is not None and size == leaf.shape[axis]
