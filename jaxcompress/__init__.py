@@ -15,49 +15,58 @@ from jaxcompress.core.sites import Site, Sites, sites
 from jaxcompress.core.tree import in_axes, materialize, merge, shardings, split_trainable, stored_bytes
 
 if TYPE_CHECKING:
+    from jaxcompress import artifact, cluster, factorize, pipeline, prune, quantize, report, train
     from jaxcompress.adapters import nnx
+    from jaxcompress.artifact import load, save
+    from jaxcompress.pipeline import Recipe, compress
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CompressedArray",
     "Explanation",
+    "Recipe",
     "Site",
     "Sites",
+    "artifact",
+    "cluster",
+    "compress",
     "explain",
+    "factorize",
     "in_axes",
     "is_compressed",
     "leaf_kind",
     "lift",
+    "load",
     "materialize",
     "merge",
     "nnx",
     "observe",
+    "pipeline",
+    "prune",
+    "quantize",
+    "report",
+    "save",
     "shardings",
     "sites",
     "split_trainable",
     "stored_bytes",
+    "train",
 ]
 
-# Rooms are imported at their first use.
-_LAZY = {
-    "nnx": "jaxcompress.adapters.nnx",
-    "prune": "jaxcompress.prune",
-    "cluster": "jaxcompress.cluster",
-    "quantize": "jaxcompress.quantize",
-    "factorize": "jaxcompress.factorize",
-    "train": "jaxcompress.train",
-    "artifact": "jaxcompress.artifact",
-    "pipeline": "jaxcompress.pipeline",
-    "report": "jaxcompress.report",
-}
+# Imported at their first use: rooms that bring a library of their own (Flax, optax, matplotlib), and what stands in them.
+_ROOMS = ("artifact", "cluster", "factorize", "pipeline", "prune", "quantize", "report", "train")
+_VERBS = {"Recipe": "pipeline", "compress": "pipeline", "load": "artifact", "save": "artifact", "nnx": "adapters.nnx"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return importlib.import_module(_LAZY[name])
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _VERBS:
+        home = importlib.import_module(f"{__name__}.{_VERBS[name]}")
+        return home if name == "nnx" else getattr(home, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_ROOMS, *_VERBS})
