@@ -34,7 +34,7 @@ def codebook(w: Any, stack: int, levels: int = 11) -> CompressedArray:
     layers = numbers(w).reshape(*w.shape[:stack], -1)
     table = np.linspace(layers.min(-1), layers.max(-1), levels, axis=-1)
     codes = np.abs(layers[..., None] - table[..., None, :]).argmin(-1).reshape(w.shape)
-    return Codebook.create(jnp.asarray(codes, jnp.uint8), jnp.asarray(table, w.dtype), w.dtype)
+    return Codebook.create(jnp.asarray(codes, jnp.uint8), jnp.asarray(table, w.dtype), dtype=w.dtype)
 
 
 def masked_codebook(w: Any, stack: int) -> CompressedArray:
@@ -111,7 +111,7 @@ def quantized(w: Any, scale_shape: tuple[int, ...], dtype: Any) -> Quantized:
     top = 127 if dtype == jnp.int8 else 7
     scale = np.abs(groups).max(inside, keepdims=True) / top + 1e-6
     values = np.round(groups / scale).reshape(w.shape)
-    return Quantized.create(jnp.asarray(values, dtype), jnp.asarray(scale.reshape(scale_shape), w.dtype), w.dtype)
+    return Quantized.create(jnp.asarray(values, dtype), jnp.asarray(scale.reshape(scale_shape), w.dtype), dtype=w.dtype)
 
 
 def factors(w: Any, stack: int, row_ndim: int, rank: int) -> LowRank:
@@ -121,4 +121,4 @@ def factors(w: Any, stack: int, row_ndim: int, rank: int) -> LowRank:
     rank = min(rank, s.shape[-1])
     thin = (u * s[..., None, :])[..., :rank].reshape(*layers, *rows, rank)
     wide = vt[..., :rank, :].reshape(*layers, rank, *cols)
-    return LowRank.create(jnp.asarray(thin, w.dtype), jnp.asarray(wide, w.dtype), row_ndim, len(cols))
+    return LowRank.create(jnp.asarray(thin, w.dtype), jnp.asarray(wide, w.dtype), row_ndim=row_ndim, col_ndim=len(cols))
