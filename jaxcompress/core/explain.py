@@ -89,7 +89,7 @@ def explain(fn: Callable[..., Any], params: Any, *inputs: Any, **kwargs: Any) ->
         One line per leaf and place. Dense leaves that are contracted or looked up are listed too, so that nothing that
         could have been compressed goes unseen.
     """
-    run = abstract_run(fn, params, inputs, kwargs)
+    run = abstract_run(fn, params, inputs, kwargs, follow=False)
     lines = [_line(use) for use in run.uses.values() if not _plain_elementwise(use)]
     seen = {line.path for line in lines}
     paths, leaves, _ = flatten_with_paths(params)
@@ -108,7 +108,7 @@ def _plain_elementwise(use: Use) -> bool:
 def _line(use: Use) -> Line:
     is_dense = use.kind == "dense"
     return Line(
-        path=use.origin.path,
+        path=use.origin.path or "",
         kind=use.kind,
         shape=use.origin.shape,
         primitive=use.primitive,

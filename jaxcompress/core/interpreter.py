@@ -16,9 +16,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 from jax.extend import source_info_util
 from jax.extend.core import JaxprEqn, Literal
 
+from jaxcompress.core.derived import constant, derive
 from jaxcompress.core.leaf import CompressedArray, kind_name
 from jaxcompress.core.view import Concat, Origin, Value, View, dense_value, is_lazy
 
@@ -104,9 +106,10 @@ class Interpreter:
         trips: product of the lengths of the enclosing scans, ``None`` inside a ``while``.
     """
 
-    def __init__(self, listener: Listener | None = None) -> None:
-        """Starts a walk."""
+    def __init__(self, listener: Listener | None = None, *, follow: bool = False) -> None:
+        """Starts a walk; with ``follow``, weights are followed through what depends on parameters alone."""
         self.listener = listener
+        self.follow = follow
         self.uses: dict[tuple[Any, ...], Use] = {}
         self.sink: Sink = {}
         self.trips: int | None = 1
@@ -115,30 +118,39 @@ class Interpreter:
 
     def evaluate(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Value]) -> list[Value]:
         """Evaluates an open jaxpr; results may be lazy."""
-        env: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
+        env: dict[Any, Value] = dict(
+            zip(jaxpr.constvars, map(constant, consts) if self.follow else consts, strict=True)
+        )
         env.update(zip(jaxpr.invars, args, strict=True))
         outer = source_info_util.current_name_stack()
         for eqn in jaxpr.eqns:
-            values = [v.val if isinstance(v, Literal) else env[v] for v in eqn.invars]
+            values = [self._literal(v) if isinstance(v, Literal) else env[v] for v in eqn.invars]
             info = eqn.source_info
             with source_info_util.user_context(info.traceback, name_stack=outer + info.name_stack), eqn.ctx.manager:
                 outs = self.equation(eqn, values)
             env.update(zip(eqn.outvars, outs, strict=True))
         return [v.val if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
 
+    def _literal(self, literal: Literal) -> Value:
+        return constant(jnp.asarray(literal.val, jax.typeof(literal.val).dtype)) if self.follow else literal.val
+
     def equation(self, eqn: JaxprEqn, values: Sequence[Value]) -> Sequence[Value]:
         """Evaluates one equation."""
-        if not any(map(is_lazy, values)):
-            return bind(eqn, values)
         from jaxcompress.core.rules import RULES  # the rules name the interpreter in their signatures
 
+        if not any(map(is_lazy, values)):
+            return derive(eqn, values, bind(eqn, values)) if self.follow else bind(eqn, values)
         rule = RULES.get(eqn.primitive.name)
         outs = rule(self, eqn, values) if rule is not None else None
         if outs is not None:
             return outs
+        outs = bind(eqn, [dense_value(value) for value in values])
+        derived = derive(eqn, values, outs) if self.follow else outs
+        carried = {out.origin.path for out in derived if isinstance(out, View)} - {None}
         for value in values:
-            self.record_dense(eqn, value, f"no rule for {eqn.primitive.name}" if rule is None else "")
-        return bind(eqn, [dense_value(value) for value in values])
+            if not (carried and all(view.origin.path in carried for view in views(value))):
+                self.record_dense(eqn, value, f"no rule for {eqn.primitive.name}" if rule is None else "")
+        return derived
 
     # Records ----------------------------------------------------------------------------------------------------
 
@@ -168,7 +180,8 @@ class Interpreter:
             source=user_line(eqn.source_info) or self._line,
             **roles,
         )
-        self.uses[key] = use
+        if origin.path is not None:
+            self.uses[key] = use
         return use
 
     def record_dense(self, eqn: JaxprEqn, value: Value, reason: str) -> None:

@@ -161,7 +161,7 @@ class _Pass:
         self.step = jax.jit(self._step, static_argnums=0)
 
     def _step(self, static: Static, arrays: Any) -> dict[tuple[str, int], Any]:
-        run = Interpreter(self.recorder)
+        run = Interpreter(self.recorder, follow=True)
         evaluate(run, self.fn, static, arrays)
         return run.sink
 
@@ -249,7 +249,7 @@ class Recorder:
             self._add(run, use, statistics.collect(self.what, x, out))
 
     def _add(self, run: Interpreter, use: Use, found: dict[str, Any]) -> None:
-        key = (use.origin.path, use.ordinal)
+        key = (use.origin.path or "", use.ordinal)
         self.uses[key] = use
         run.collect(key, found)
 
@@ -293,4 +293,4 @@ def _observed(use: Use, found: dict[str, Any]) -> Observed:
         else:
             values[name] = value
     axes = tuple(sorted(use.origin.axes[axis] for axis in (use.contract or use.lookup)))
-    return Observed(use.origin.path, use.primitive, use.source, axes, count, values)
+    return Observed(use.origin.path or "", use.primitive, use.source, axes, count, values)

@@ -141,7 +141,7 @@ def sites(fn: Callable[..., Any], params: Any, *inputs: Any, **kwargs: Any) -> S
         >>> found[0].contracting, found[0].output, found[0].macs
         ((0,), (1,), 30)
     """
-    run = abstract_run(fn, params, inputs, kwargs)
+    run = abstract_run(fn, params, inputs, kwargs, follow=True)
     entries = [_site(use) for use in run.uses.values()]
     used = {site.path for site in entries}
     static, arrays = split_static(fn, (params,), {})
@@ -150,11 +150,11 @@ def sites(fn: Callable[..., Any], params: Any, *inputs: Any, **kwargs: Any) -> S
 
 
 def abstract_run(
-    fn: Callable[..., Any], params: Any, inputs: Sequence[Any], kwargs: Any, *, tag: bool = True
+    fn: Callable[..., Any], params: Any, inputs: Sequence[Any], kwargs: Any, *, follow: bool
 ) -> Interpreter:
-    """Walks a call at abstract values; with ``tag``, dense float parameters are followed as leaves are."""
-    run = Interpreter()
-    static, arrays = split_static(fn, (tagged(params) if tag else params, *inputs), kwargs)
+    """Walks a call at abstract values, dense float parameters tracked like leaves; ``follow`` as in `Interpreter`."""
+    run = Interpreter(follow=follow)
+    static, arrays = split_static(fn, (tagged(params), *inputs), kwargs)
     jax.eval_shape(lambda values: evaluate(run, fn, static, values), arrays)
     return run
 
@@ -170,7 +170,7 @@ def _site(use: Use) -> Site:
     known = bool(use.contract or use.batch or use.lookup)
     taken = {*contracting, *lookup, *stack}
     return Site(
-        path=origin.path,
+        path=origin.path or "",
         primitive=use.primitive,
         contracting=contracting,
         output=tuple(axis for axis in range(len(origin.shape)) if axis not in taken) if known else (),

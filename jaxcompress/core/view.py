@@ -39,10 +39,11 @@ Layout: TypeAlias = "tuple[tuple[Atom, ...], ...]"
 class Origin:
     """Where a view comes from: the path of its leaf, and for each axis of the leaf the axis of the parameter there.
 
-    ``shape`` is the parameter's shape; its axes missing from ``axes`` were taken off by `scan`.
+    ``shape`` is the parameter's shape; its axes missing from ``axes`` were taken off by `scan`. A value that is no
+    parameter but derived from some has no path.
     """
 
-    path: str
+    path: str | None
     axes: tuple[int, ...]
     shape: tuple[int, ...]
 
@@ -228,7 +229,7 @@ class Concat:
 Value: TypeAlias = "jax.Array | View | Concat"
 
 
-def view_of(leaf: CompressedArray, path: str) -> View:
+def view_of(leaf: CompressedArray, path: str | None) -> View:
     """The plain view of a leaf of the parameter tree."""
     layout = tuple((Atom(axis, 1, size),) if size != 1 else () for axis, size in enumerate(leaf.shape))
     return View(leaf, None, layout, Origin(path, tuple(range(leaf.ndim)), leaf.shape))

@@ -117,8 +117,8 @@ def group_norm():
 
 
 def weight_norm():
-    """The kernel is divided by its norm on the way to the product: no weight that `sites` can read."""
-    return linen(nn.WeightNorm(nn.Dense(24)), data(4, 16), weights={})
+    """The kernel is divided by its norm on the way to the product."""
+    return linen(nn.WeightNorm(nn.Dense(24)), data(4, 16), weights={"params/layer_instance/kernel": "io"})
 
 
 def layer_norm():

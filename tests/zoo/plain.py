@@ -8,8 +8,8 @@ from tests.zoo.model import arrays, data, entry, ids
 
 D = 16
 
-# name -> (function of (x, w), reading of w's axes); x is (4, D), w is (D, D). None: the weight's entries are changed
-# (masked, normalised) before the product, or mix their roles in it: nobody can say what its axes mean.
+# name -> (function of (x, w), reading of w's axes); x is (4, D), w is (D, D). None: the weight's axes change their
+# size before the product, or mix their roles in it: nobody can say what they mean.
 ONE_MATRIX = {
     "dot": (lambda x, w: x @ w, "io"),
     "matmul": (lambda x, w: jnp.matmul(x, w), "io"),
@@ -19,10 +19,10 @@ ONE_MATRIX = {
     "lhs": (lambda x, w: (w @ x.T).T, "oi"),
     "vmap_dot": (lambda x, w: jax.vmap(lambda row: row @ w)(x), "io"),
     "einsum_lhs": (lambda x, w: jnp.einsum("ij,bj->bi", w, x), "oi"),
-    "mask": (lambda x, w: x @ (w * (jnp.abs(w) > 0.1).astype(w.dtype)), None),
-    "constant_mask": (lambda x, w: x @ (w * jnp.tri(D)), None),
-    "weight_norm": (lambda x, w: x @ (w / jnp.linalg.norm(w, axis=0, keepdims=True)), None),
-    "standardised": (lambda x, w: x @ ((w - w.mean(0, keepdims=True)) / (w.std(0, keepdims=True) + 1e-5)), None),
+    "mask": (lambda x, w: x @ (w * (jnp.abs(w) > 0.1).astype(w.dtype)), "io"),
+    "constant_mask": (lambda x, w: x @ (w * jnp.tri(D)), "io"),
+    "weight_norm": (lambda x, w: x @ (w / jnp.linalg.norm(w, axis=0, keepdims=True)), "io"),
+    "standardised": (lambda x, w: x @ ((w - w.mean(0, keepdims=True)) / (w.std(0, keepdims=True) + 1e-5)), "io"),
     "scalar_scale": (lambda x, w: x @ (w * 0.5), "io"),
     "negated": (lambda x, w: x @ -w, "io"),
     "divided": (lambda x, w: x @ (w / jnp.sqrt(jnp.float32(D))), "io"),
@@ -39,7 +39,7 @@ ONE_MATRIX = {
     "reversed_out": (lambda x, w: x @ w[:, ::-1], "io"),
     "rolled": (lambda x, w: x @ jnp.roll(w, 3, axis=1), "io"),
     "padded": (lambda x, w: x @ jnp.pad(w, ((0, 0), (0, 2))), None),
-    "triangular": (lambda x, w: x @ jnp.tril(w), None),
+    "triangular": (lambda x, w: x @ jnp.tril(w), "io"),
     "used_twice": (lambda x, w: (x @ w) @ w, "io"),
     "twice_transposed": (lambda x, w: jnp.tanh(x @ w) @ w.T, "io/oi"),
     "gram": (lambda x, w: x @ (w.T @ w), "io"),
@@ -130,10 +130,12 @@ def product_of_two():
 
 
 def sum_of_two():
+    """The first of two weights that meet before the product stands for both."""
+
     def fn(params, x):
         return x @ (params["a"] + params["b"])
 
-    return fn, arrays(a=(D, 12), b=(D, 12)), (data(4, D),), {}
+    return fn, arrays(a=(D, 12), b=(D, 12)), (data(4, D),), {"a": "io"}
 
 
 def embedding_bag():

@@ -137,7 +137,7 @@ def _first(tree: Any) -> Any:
     return jax.tree.map(lambda x: x[0], tree)
 
 
-def _empty_sums(run: Interpreter, step: Any, stacking: set[str]) -> Sink:
+def _empty_sums(run: Interpreter, step: Any, stacking: set[str | None]) -> Sink:
     """Starting values for the statistics that sum over steps: those of leaves that are the same in every step."""
     if run.listener is None:
         return {}

@@ -12,7 +12,7 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 
 from jaxcompress.core.interpreter import Interpreter
-from jaxcompress.core.view import Concat, Value, View, dense_value
+from jaxcompress.core.view import Value, View, dense_value
 
 
 def slice_(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
@@ -80,9 +80,9 @@ def rev(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value]
 
 def gather(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
     """A lookup along one axis (embedding rows, an expert's weights): only the rows taken are decoded."""
-    view, indices = values
+    view, indices = values[0], dense_value(values[1])
     axis = _taken_axis(eqn, view)
-    if axis is None or not isinstance(view, View) or isinstance(indices, View | Concat):
+    if axis is None or not isinstance(view, View):
         return None
     batch_shape = indices.shape[:-1]
     size = view.shape[axis]
