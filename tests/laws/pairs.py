@@ -73,8 +73,8 @@ def tolerance(arrays: Any) -> float:
 def assert_close(ours: Any, theirs: Any, *, tol: float, what: str) -> None:
     """Same structure, dtypes and shapes; differences within ``tol`` times the largest entry of each array.
 
-    An array may be all rounding (the gradient of a key's bias before a softmax is zero): entries below a hundredth of the
-    largest one anywhere are measured against that hundredth.
+    An array may be all rounding (the gradient of a key's bias before a softmax is zero): entries below a hundredth of
+    the largest one anywhere are measured against that hundredth.
     """
     ours, theirs = jax.tree.leaves(ours), jax.tree.leaves(theirs)
     assert len(ours) == len(theirs), what
