@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -67,7 +68,7 @@ def lift(fn: F, *, static_argnames: str | Iterable[str] = ()) -> F:
         [1.0, 1.0]
     """
     names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
-    run = jax.jit(functools.partial(_evaluate, fn), static_argnums=0)
+    run = _runner(fn)
 
     @functools.wraps(fn)
     def lifted(*args: Any, **kwargs: Any) -> Any:
@@ -77,7 +78,24 @@ def lift(fn: F, *, static_argnames: str | Iterable[str] = ()) -> F:
     return lifted  # type: ignore[return-value]  # the signature is fn's
 
 
-def _evaluate(fn: Callable[..., Any], static: Static, arrays: Sequence[Any]) -> Any:
+_RUNNERS: dict[int, Any] = {}  # by identity of a function, as long as it lives
+
+
+def _runner(fn: Callable[..., Any]) -> Any:
+    """The compiled evaluator of a function: the same one whenever it is lifted, as `jax.jit` has it."""
+    if id(fn) in _RUNNERS:
+        return _RUNNERS[id(fn)]
+    try:
+        alive = weakref.ref(fn)
+    except TypeError:  # an object without weak references cannot be followed to its end
+        return jax.jit(functools.partial(_evaluate, fn), static_argnums=0)
+    run = jax.jit(lambda static, arrays: _evaluate(alive(), static, arrays), static_argnums=0)
+    _RUNNERS[id(fn)] = run
+    weakref.finalize(fn, _RUNNERS.pop, id(fn))
+    return run
+
+
+def _evaluate(fn: Any, static: Static, arrays: Sequence[Any]) -> Any:
     """Traces ``fn`` at the dense shapes and evaluates the trace on the leaves."""
     return evaluate(Interpreter(), fn, static, arrays)
 
