@@ -135,7 +135,7 @@ def sum_of_two():
     def fn(params, x):
         return x @ (params["a"] + params["b"])
 
-    return fn, arrays(a=(D, 12), b=(D, 12)), (data(4, D),), {"a": "io"}
+    return fn, arrays(a=(D, 12), b=(D, 12)), (data(4, D),), {"weights": {"a": "io"}}
 
 
 def embedding_bag():
