@@ -6,7 +6,7 @@ that its models can follow them.
 
 Models are integers (counts) or float64 made of them by elementwise ``+ - * /``, which IEEE 754 rounds alike everywhere,
 and are snapped to a grid before use; no rounded sum, no logarithm, no exponential. ANS itself tells whether a decoder's
-models differed from the encoder's: it then does not end in the state in which the encoder began.
+models differed from the encoder's: it then does not end at the mark and in the state with which the encoder began.
 
 References:
     Duda, 2013, asymmetric numeral systems. https://arxiv.org/abs/1311.2540
@@ -26,6 +26,7 @@ from jaxcompress.artifact.errors import ArtifactError
 
 _TOTAL_BITS = 22  # weights of a model sum to about 2**22; constriction resolves 2**-24
 _GRID = 1 << _TOTAL_BITS
+_MARK = np.array([255], np.int32)  # stands at the end of a stream; an exhausted coder yields zeros for ever
 _FIRST_BLOCK = 8
 _SHIFTS = (1, 4, 8)  # an unseen symbol counts as 1/2, 1/16 or 1/256 of a seen one
 _DIRECT = 16  # counts below this are symbols of their own
@@ -35,7 +36,7 @@ class Coder(Protocol):
     """What a code may ask for. ``values`` are None when decoding; the values come back either way, as int32."""
 
     def uniform(self, values: np.ndarray | None, count: int, size: int) -> np.ndarray:
-        """Codes ``count`` values of ``0..size-1``, all equally likely. ``size`` is at most 2**16."""
+        """Codes ``count`` values of ``0..size-1``, all equally likely, at most 2**16; one of them costs nothing."""
         ...
 
     def weighted(self, values: np.ndarray | None, count: int, weights: np.ndarray) -> np.ndarray:
@@ -62,7 +63,7 @@ class Encoder:
     def uniform(self, values: np.ndarray | None, count: int, size: int) -> np.ndarray:
         """See `Coder`."""
         assert values is not None
-        return self._record("uniform", values, size, count * float(np.log2(size)))
+        return values if size == 1 else self._record("uniform", values, size, count * float(np.log2(size)))
 
     def weighted(self, values: np.ndarray | None, count: int, weights: np.ndarray) -> np.ndarray:
         """See `Coder`."""
@@ -97,6 +98,7 @@ class Encoder:
         """The coded form; its length is at most 8 bytes over ``cost_bits``."""
         stream = _stream()
         coder = stream.stack.AnsCoder()
+        coder.encode_reverse(_MARK, *_model(stream, "uniform", 256))
         for name, values, model in reversed(self._records):
             coder.encode_reverse(values, *_model(stream, name, model))
         return coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
@@ -128,7 +130,7 @@ class Decoder:
     def uniform(self, values: np.ndarray | None, count: int, size: int) -> np.ndarray:
         """See `Coder`."""
         del values
-        return self._decode(count, "uniform", size)
+        return np.zeros(count, np.int32) if size == 1 else self._decode(count, "uniform", size)
 
     def weighted(self, values: np.ndarray | None, count: int, weights: np.ndarray) -> np.ndarray:
         """See `Coder`."""
@@ -150,7 +152,7 @@ class Decoder:
         Raises:
             ArtifactError: if not.
         """
-        if not self._coder.is_empty():
+        if self.uniform(None, 1, 256)[0] != _MARK[0] or not self._coder.is_empty():
             raise ArtifactError(
                 "load: an entropy-coded stream does not decode to its end: it was not written by save(), or this "
                 "release of constriction differs from the one that wrote it; install that one (constriction 0.4 or 0.5)"
@@ -191,9 +193,9 @@ def plane(io: Coder, values: np.ndarray | None, count: int) -> np.ndarray:
 def _in_range(io: Coder, values: np.ndarray | None, count: int, shift: int) -> np.ndarray:
     low, top = (None, None) if values is None else (values.min(keepdims=True), values.max(keepdims=True))
     low = io.uniform(low, 1, 256)
-    size = 1 if low[0] == 255 else int(io.uniform(None if top is None else top - low, 1, 256 - int(low[0]))[0]) + 1
+    size = int(io.uniform(None if top is None else top - low, 1, 256 - int(low[0]))[0]) + 1
     shifted = None if values is None else values.astype(np.int32) - low
-    if size > 1 and not shift:
+    if not shift:
         return io.uniform(shifted, count, size) + low
     return adaptive(io, shifted, count, size, shift) + low
 

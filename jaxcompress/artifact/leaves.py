@@ -178,7 +178,7 @@ def _owned(leaf: CompressedArray, support: np.ndarray) -> set[_Path]:
     """The elementwise arrays without which `support` stays the same."""
     owned: set[_Path] = set()
     for path in list(_elementwise(leaf, ())):
-        zeroed = _map_at(leaf, path, jnp.zeros_like)
+        zeroed = _map_at(leaf, path, lambda array: _zeros(array.shape, array.dtype))
         found = zeroed.support()
         if found is not None and np.array_equal(np.asarray(found), support):
             owned.add(path)
@@ -232,7 +232,7 @@ def read(node: _Array | _Kind, next_array: NextArray) -> Any:
             return inner.cls(**{name: value(field) for name, field in inner.fields.items()}, **inner.statics)
         if inner.starred:
             deferred.append(inner)
-            return jnp.zeros(inner.shape, inner.dtype)
+            return _zeros(inner.shape, inner.dtype)
         array = next_array("/".join(inner.path), inner.shape, inner.dtype)
         return _to_jax(array) if inner.key is None else jax.random.wrap_key_data(jnp.asarray(array), impl=inner.key)
 
@@ -249,6 +249,10 @@ def read(node: _Array | _Kind, next_array: NextArray) -> Any:
         full[support] = next_array("/".join(array.path), (int(support.sum()),), array.dtype)
         leaf = _map_at(leaf, array.path[len(node.path) :], lambda _, full=full: _to_jax(full))
     return leaf
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+    return jnp.asarray(np.zeros(shape, dtype))  # jnp.zeros would compile once for every shape
 
 
 def _to_jax(array: np.ndarray) -> Any:

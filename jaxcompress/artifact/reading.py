@@ -18,6 +18,8 @@ from jaxcompress.artifact.streams import ByteReader
 from jaxcompress.artifact.structure import from_json, restore_like
 from jaxcompress.core.lift import lift
 
+HEADER = "(header)"
+"""Where `Artifact.sizes` puts the bytes that belong to no array."""
 _READERS = {"zstd": ByteReader, "constriction": EntropyReader}
 _MALFORMED = (KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
 
@@ -32,7 +34,7 @@ class Artifact:
         meta: likewise.
         versions: of the packages that wrote the file.
         sizes: bytes of the file for each stored array, by path (``params/Dense_0/kernel/values/codes``), and for the
-            rest of the file under ``""``. They add up to the size of the file; arrays that share a stream share its
+            rest of the file under `HEADER`. They add up to the size of the file; arrays that share a stream share its
             bytes by what each put into it.
         leaf_paths: of `params`, in storage order.
     """
@@ -51,8 +53,8 @@ class Artifact:
 
     @property
     def stored(self) -> dict[str, int]:
-        """Bytes of the file for each leaf of `params`, by path; the rest of the file under ``""``."""
-        out = dict.fromkeys(("", *self.leaf_paths), 0)
+        """Bytes of the file for each leaf of `params`, by path; the rest of the file under `HEADER`."""
+        out = dict.fromkeys((HEADER, *self.leaf_paths), 0)
         for path, size in self.sizes.items():
             while path not in out:
                 path = path.rpartition("/")[0]
@@ -68,8 +70,6 @@ class Artifact:
         Returns:
             A function of the other arguments of ``fn``.
         """
-        from jaxcompress.core.lift import lift
-
         lifted = lift(fn)
         return lambda *args, **kwargs: lifted(self.params, *args, **kwargs)
 
@@ -205,13 +205,13 @@ class _Budget:
 
 
 def _apportion(weights: dict[str, float], length: int, total: int) -> dict[str, int]:
-    """Whole bytes in proportion to the weights, adding up to ``length``, and the rest of ``total`` under ``""``."""
+    """Whole bytes in proportion to the weights, adding up to ``length``, and the rest of ``total`` under `HEADER`."""
     scale = length / (sum(weights.values()) or 1.0)
     exact = {path: weight * scale for path, weight in weights.items()}
     sizes = {path: int(size) for path, size in exact.items()}
     for path in sorted(exact, key=lambda path: sizes[path] - exact[path])[: length - sum(sizes.values())]:
         sizes[path] += 1
-    return {"": total - sum(sizes.values()), **sizes}
+    return {HEADER: total - sum(sizes.values()), **sizes}
 
 
 def _memory() -> int:

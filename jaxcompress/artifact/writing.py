@@ -51,6 +51,7 @@ def save(
 
     Example:
         >>> import os, tempfile
+        >>> from jaxcompress.artifact import load
         >>> path = os.path.join(tempfile.mkdtemp(), "model.jxc")
         >>> save(path, {"w": jnp.arange(3.0)}, meta={"error": 0.9}) == os.path.getsize(path)
         True

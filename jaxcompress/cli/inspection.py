@@ -36,7 +36,7 @@ def inspection(path: str | Path) -> str:
         rows.append(
             [array["path"], array["kind"] or "dense", array["dtype"], shape, f"{plain:,.0f}", f"{stored:,}", bits]
         )
-    rows.append(["header and manifest", "", "", "", "", f"{sizes['']:,}", ""])
+    rows.append(["header and manifest", "", "", "", "", f"{sizes['(header)']:,}", ""])
     total = ["whole file", "", "", "", "", f"{about['file_bytes']:,}", ""]
     columns = ["array", "leaf", "dtype", "shape", "bytes packed", "bytes in file", "bits each"]
     notes = ["", f"coder     {about['coder']}"]
