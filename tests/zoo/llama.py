@@ -169,12 +169,17 @@ def perplexity(fn: Any, params: Any, tokens: np.ndarray) -> float:
     return float(np.exp(np.mean([float(loss(params, jnp.asarray(window))) for window in tokens])))
 
 
-def random() -> tuple[dict[str, int], dict[str, jax.Array]]:
+def random(config: dict[str, int] = TINY) -> tuple[dict[str, int], dict[str, jax.Array]]:
     """A random model of the same architecture."""
-    d, h, n, kv = TINY["dim"], TINY["hidden"], TINY["layers"], TINY["dim"] * TINY["kv_heads"] // TINY["heads"]
-    shapes = dict(emb=(TINY["vocab"], d), wq=(n, d, d), wk=(n, kv, d), wv=(n, kv, d), wo=(n, d, d), w1=(n, h, d))
+    d, h, n, kv = (
+        config["dim"],
+        config["hidden"],
+        config["layers"],
+        config["dim"] * config["kv_heads"] // config["heads"],
+    )
+    shapes = dict(emb=(config["vocab"], d), wq=(n, d, d), wk=(n, kv, d), wv=(n, kv, d), wo=(n, d, d), w1=(n, h, d))
     params = arrays(**shapes, w2=(n, d, h), w3=(n, h, d))
-    return TINY, params | {"att_norm": jnp.ones((n, d)), "ffn_norm": jnp.ones((n, d)), "norm": jnp.ones(d)}
+    return config, params | {"att_norm": jnp.ones((n, d)), "ffn_norm": jnp.ones((n, d)), "norm": jnp.ones(d)}
 
 
 def plain(source):
