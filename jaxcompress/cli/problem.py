@@ -24,7 +24,7 @@ def cross_entropy(apply: Apply, params: Any, batch: tuple[jax.Array, jax.Array],
 
 
 def shifted(images: jax.Array, key: jax.Array) -> jax.Array:
-    """Every image ``(n, 28, 28)`` moved by a random whole number of pixels, `SHIFT` at most along each axis; zeros enter.
+    """Every image ``(n, 28, 28)`` moved by a random number of pixels, `SHIFT` at most along each axis; zeros enter.
 
     Example:
         >>> shifted(jnp.ones((2, 28, 28)), jax.random.key(0)).shape

@@ -85,7 +85,7 @@ class RunFolder:
             return None
         leaves, treedef = jax.tree.flatten(template)
         try:
-            with np.load(self._checkpoint, allow_pickle=False) as file:
+            with self._checkpoint.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 about = json.loads(file["about"].tobytes())
                 if about["identity"] != self.identity or about["stage"] != stage:
                     return None

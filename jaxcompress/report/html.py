@@ -61,8 +61,8 @@ def render(report: Report) -> str:
     first, last = report.rows[0], report.rows[-1]
     tiles = [
         (f"{first.bytes / last.bytes:.1f}x", "smaller file"),
-        (f"{last.bytes / 1000:,.1f} kB", f"instead of {first.bytes / 1000:,.1f} kB"),
-        (f"{last.error:.2%}".replace("%", " %"), f"held-out error; dense {first.error:.2%}".replace("%", " %")),
+        (f"{last.bytes / 1000:,.1f}\u00a0kB", f"instead of {first.bytes / 1000:,.1f}\u00a0kB"),
+        (f"{100 * last.error:.2f}\u00a0%", f"held-out error; dense\u00a0{100 * first.error:.2f}\u00a0%"),
         (f"{last.load_ms:.1f} ms", "to load the file"),
     ]
     cards = "".join(f"<div><b>{html.escape(value)}</b><span>{html.escape(what)}</span></div>" for value, what in tiles)

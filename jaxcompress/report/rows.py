@@ -42,7 +42,7 @@ def rows_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             row.name,
             f"{row.bytes:,}",
             f"{rows[0].bytes / row.bytes:.1f}x",
-            f"{row.error:.2%}".replace("%", " %"),
+            f"{100 * row.error:.2f} %",
             *(f"{row.latency_ms[b]:.3f}" for b in batches),
             f"{row.load_ms:.1f}",
             f"{row.seconds:.1f}",
