@@ -56,7 +56,7 @@ def drop_smallest_together(leaves: Sequence[ArrayOrLeaf], keep: ArrayLike, *, na
     """Keeps the ``keep`` entries of largest absolute value of all leaves together; among equals the earlier stays.
 
     Args:
-        leaves: float arrays or leaves with one element per weight, below 2^31 entries in total.
+        leaves: float arrays or leaves with one element per weight, fewer than 2^31 - 2^17 entries in total.
         keep: entries to keep; may be traced.
         names: what to call the leaves in errors.
 

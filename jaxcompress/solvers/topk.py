@@ -84,33 +84,31 @@ def topk_masks(scores: Sequence[jax.Array], keep: ArrayLike) -> list[jax.Array]:
     Among equals the earlier array stays, then the lower flat index.
 
     Args:
-        scores: arrays of one float dtype, below 2^31 entries in total.
+        scores: arrays of one float dtype, fewer than 2^31 - 2^17 entries in total.
         keep: entries to keep, in ``[0, total]``. May be traced.
 
     Returns:
         One bool mask per array; ``True`` keeps.
 
     Raises:
-        ValueError: if the dtypes differ or the total is 2^31 or more.
+        ValueError: if the dtypes differ or there are too many entries.
 
     Example:
         >>> [mask.tolist() for mask in topk_masks([jnp.array([1.0, 3.0]), jnp.array([3.0, 2.0])], 2)]
         [[False, True], [True, False]]
     """
     total = sum(array.size for array in scores)
-    if total >= 2**31:
-        raise ValueError(f"scores must hold below 2^31 entries in total to count exactly in int32, got {total}")
+    if total >= 2**31 - _LINES * _WIDTH:  # padded, it must still count in int32
+        raise ValueError(f"scores must hold fewer than 2^31 - 2^17 entries in total, got {total}: prune by layer")
     if len({array.dtype for array in scores}) > 1:
         raise ValueError(
             f"scores must share one dtype, got {sorted({str(array.dtype) for array in scores})}: cast them"
         )
-    blocks = [_blocks(ordered_keys(array)) for array in scores]
-    threshold, room = _kth_largest(blocks, jnp.asarray(keep, jnp.int32))
-    masks = []
-    for array, block in zip(scores, blocks, strict=True):
-        mask, room = _mask_above(block.reshape(-1, block.shape[-1]), threshold, room)
-        masks.append(mask.reshape(-1)[: array.size].reshape(array.shape))
-    return masks
+    block = _block([ordered_keys(array).reshape(-1) for array in scores])
+    threshold, room = _kth_largest(block, jnp.asarray(keep, jnp.int32))
+    mask = _mask_above(block.reshape(-1, block.shape[-1]), threshold, room).reshape(-1)
+    ends = np.cumsum([array.size for array in scores]).tolist()
+    return [mask[end - array.size : end].reshape(array.shape) for array, end in zip(scores, ends, strict=True)]
 
 
 def topk_mask(scores: jax.Array, keep: ArrayLike) -> jax.Array:
@@ -123,25 +121,26 @@ def topk_mask(scores: jax.Array, keep: ArrayLike) -> jax.Array:
     return topk_masks([scores], keep)[0]
 
 
-def _blocks(keys: jax.Array) -> jax.Array:
-    """Keys in flat order as ``[groups, _LINES, width]``, padded with 0: a key that only a NaN maps to."""
+def _block(keys: Sequence[jax.Array]) -> jax.Array:
+    """Flat arrays one after the other as ``[groups, _LINES, width]``, padded with 0: a key that only a NaN maps to."""
+    size = sum(part.size for part in keys)
     width = 1
-    while width < _WIDTH and keys.size >= 16 * _LINES * width:  # padding stays below an eighth of a large array
+    while width < _WIDTH and size >= 16 * _LINES * width:  # padding stays below an eighth of a large array
         width *= 2
-    groups = max(1, -(-keys.size // (_LINES * width)))
-    padded = jnp.pad(keys.reshape(-1), (0, groups * _LINES * width - keys.size))
-    return padded.reshape(groups, _LINES, width)
+    groups = max(1, -(-size // (_LINES * width)))
+    padding = jnp.zeros(groups * _LINES * width - size, keys[0].dtype)
+    return jnp.concatenate([*keys, padding]).reshape(groups, _LINES, width)
 
 
-def _kth_largest(blocks: Sequence[jax.Array], k: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _kth_largest(block: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The largest ``t`` with ``count(keys >= t) >= k``, and how many keys equal to it are among the k."""
-    unsigned = blocks[0].dtype
+    unsigned = block.dtype
     bits = jnp.iinfo(unsigned).bits
 
     def fix_byte(i: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         threshold, k = state
         shift = jnp.asarray(bits - 8, unsigned) - jnp.asarray(8, unsigned) * i.astype(unsigned)
-        digit, k = _kth_largest_digit([_digits(block, shift, threshold) for block in blocks], k)
+        digit, k = _kth_largest_digit(_digits(block, shift, threshold), k)
         return threshold | (digit.astype(unsigned) << shift), k
 
     return jax.lax.fori_loop(0, bits // 8, fix_byte, (jnp.zeros((), unsigned), k))
@@ -155,14 +154,13 @@ def _digits(block: jax.Array, shift: jax.Array, threshold: jax.Array) -> jax.Arr
     return jnp.where(matching, digit, jnp.uint8(0))
 
 
-def _kth_largest_digit(digits: Sequence[jax.Array], k: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _kth_largest_digit(digits: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The largest ``d`` with ``d == 0 or count(digits >= d) >= k``, and ``k - count(digits > d)``."""
 
     def fix_bit(i: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         digit, above = state  # above = count(digits > the largest digit still possible)
         candidate = digit | (jnp.uint8(128) >> i.astype(jnp.uint8))
-        lanes = (jnp.sum(d >= candidate, axis=1, dtype=jnp.uint8) for d in digits)
-        count = sum((jnp.sum(lane, dtype=jnp.int32) for lane in lanes), jnp.int32(0))
+        count = jnp.sum(jnp.sum(digits >= candidate, axis=1, dtype=jnp.uint8), dtype=jnp.int32)
         fits = count >= k
         return jnp.where(fits, candidate, digit), jnp.where(fits, above, count)
 
@@ -170,31 +168,25 @@ def _kth_largest_digit(digits: Sequence[jax.Array], k: jax.Array) -> tuple[jax.A
     return digit, k - above
 
 
-def _mask_above(rows: jax.Array, threshold: jax.Array, room: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Keeps keys above the threshold and the first ``room`` equal to it; also returns the room that is left."""
-    equal = rows == threshold
-    per_row = jnp.sum(equal, axis=1, dtype=jnp.int32)
-    here = jnp.minimum(room, jnp.sum(per_row, dtype=jnp.int32))
-    row, before = _reaching(per_row, here)
-    column, _ = _reaching(equal[row].astype(jnp.int32), here - before)
-    last = row * rows.shape[1] + column  # flat index of the last equal entry to stay
+def _mask_above(rows: jax.Array, threshold: jax.Array, room: jax.Array) -> jax.Array:
+    """Keeps keys above the threshold and, in flat order, the first ``room`` of those equal to it.
+
+    The last one to stay is found by bisection over its flat index, from counts per row and the one row it lies in.
+    """
+    per_row = jnp.sum(rows == threshold, axis=1, dtype=jnp.int32)
+    count, width = rows.shape
+    bits = rows.size.bit_length()
+
+    def fix_bit(step: jax.Array, last: jax.Array) -> jax.Array:
+        candidate = last | (jnp.int32(1) << (bits - 1 - step))
+        row, column = candidate // width, candidate % width
+        inside = (rows[jnp.minimum(row, count - 1)] == threshold) & (jnp.arange(width) < column)
+        before = jnp.sum(jnp.where(jnp.arange(count) < row, per_row, 0)) + jnp.sum(inside, dtype=jnp.int32)
+        return jnp.where(before < room, candidate, last)
+
+    last = jax.lax.fori_loop(0, bits, fix_bit, jnp.int32(0))
     index = jnp.arange(rows.size, dtype=jnp.int32).reshape(rows.shape)
-    return (rows > threshold) | (equal & (index <= last) & (here > 0)), room - here
-
-
-def _reaching(counts: jax.Array, rank: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The largest ``i`` with ``sum(counts[:i]) < rank <= sum(counts)`` and that sum: entry ``rank`` lies at ``i``."""
-    index = jnp.arange(counts.size, dtype=jnp.int32)
-    bits = counts.size.bit_length()
-
-    def fix_bit(step: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        start, before = state
-        candidate = start | (jnp.int32(1) << (bits - 1 - step))
-        passed = jnp.sum(jnp.where(index < candidate, counts, 0), dtype=jnp.int32)
-        fits = passed < rank
-        return jnp.where(fits, candidate, start), jnp.where(fits, passed, before)
-
-    return jax.lax.fori_loop(0, bits, fix_bit, (jnp.int32(0), jnp.int32(0)))
+    return (rows > threshold) | ((rows == threshold) & (index <= last) & (room > 0))
 
 
 def _rounded_product(fraction: jax.Array, size: int) -> jax.Array:

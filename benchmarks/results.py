@@ -1,0 +1,71 @@
+"""How every benchmark reports: rows of one form, printed, written as JSON, kept with where they come from."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "zstandard", "constriction", "scikit-learn")
+
+
+def row(metric: str, value: float, unit: str, peer: str, peer_value: float) -> dict[str, Any]:
+    """One line of a report; ``ratio`` is ours over the peer's."""
+    ratio = value / peer_value if peer_value else float("nan")
+    return {"metric": metric, "value": value, "unit": unit, "peer": peer, "peer_value": peer_value, "ratio": ratio}
+
+
+def interleaved_ms(rivals: Mapping[str, Callable[[], Any]], *, rounds: int, warm: bool = True) -> dict[str, float]:
+    """Median milliseconds of each function, called in turn so that a busy moment of the machine meets all of them.
+
+    With ``warm``, one round before the first is not counted: it compiles.
+    """
+    for run in rivals.values() if warm else ():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(rounds):
+        for name, run in rivals.items():
+            start = time.perf_counter()
+            run()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def report(name: str, rows: Sequence[Mapping[str, Any]], *, json_path: str | None, keep: bool) -> None:
+    """Prints the rows, writes them to ``json_path``, and with ``keep`` to ``benchmarks/results`` with provenance."""
+    for line in rows:
+        print(
+            f"{line['metric']:<34} {line['value']:>12.4g} {line['unit']:<9} "
+            f"{line['peer']:<24} {line['peer_value']:>12.4g}   ratio {line['ratio']:.3g}"
+        )
+    if json_path:
+        Path(json_path).write_text(json.dumps(list(rows), indent=1) + "\n")
+    if keep:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(provenance() | {"results": list(rows)}, indent=1) + "\n")
+
+
+def provenance() -> dict[str, Any]:
+    """Date, machine, load and versions of a run."""
+    installed = {dist.metadata["Name"].lower() for dist in importlib.metadata.distributions()}
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {_cpu_name()}",
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in PACKAGES if package in installed},
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
