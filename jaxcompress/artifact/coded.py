@@ -6,6 +6,7 @@ The models learn as they go, so that small arrays pay for no tables, and one str
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -106,5 +107,25 @@ def _array(io: Coder, array: np.ndarray | None, shape: tuple[int, ...], dtype: n
     if dtype == np.bool_:
         return mask(io, array, shape)
     words, count = bits.word_count(shape, dtype)
-    given = [None] * count if array is None else bits.to_planes(array)
-    return bits.from_planes([plane(io, values, words) for values in given], dtype).reshape(shape)
+    sides = shape if math.prod(shape) == words else (*shape, words // max(1, math.prod(shape)))  # complex: two words
+    given = None if array is None else np.stack(bits.to_planes(array))
+    kept = words if given is None else int(np.count_nonzero(given.any(0)))
+    worthwhile = given is None or 0 < 8 * kept < 7 * words
+    options = [
+        lambda io: _planes(io, given, count, words),
+        (lambda io: _sparse(io, given, count, sides)) if worthwhile else None,
+    ]
+    return bits.from_planes(list(io.choose(options)), dtype).reshape(shape)
+
+
+def _planes(io: Coder, given: np.ndarray | None, count: int, words: int) -> np.ndarray:
+    return np.stack([plane(io, None if given is None else given[i], words) for i in range(count)])
+
+
+def _sparse(io: Coder, given: np.ndarray | None, count: int, sides: tuple[int, ...]) -> np.ndarray:
+    """A mask of the elements that are not all zero bits, then the planes of those."""
+    known = None if given is None else np.asarray(given.any(0)).reshape(sides)
+    keep = mask(io, known, sides).reshape(-1)
+    out = np.zeros((count, keep.size), np.uint8)
+    out[:, keep] = _planes(io, None if given is None else given[:, keep], count, int(keep.sum()))
+    return out

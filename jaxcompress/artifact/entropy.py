@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,10 @@ _MARK = np.array([255], np.int32)  # stands at the end of a stream; an exhausted
 _FIRST_BLOCK = 8
 _SHIFTS = (1, 4, 8)  # an unseen symbol counts as 1/2, 1/16 or 1/256 of a seen one
 _DIRECT = 16  # counts below this are symbols of their own
+
+
+Option: TypeAlias = "Callable[[Coder], np.ndarray]"
+"""One of several ways to code the same values."""
 
 
 class Coder(Protocol):
@@ -47,8 +51,8 @@ class Coder(Protocol):
         """Codes one bit for each entry of ``probability`` (that it is 1, inside ``(0, 1)``)."""
         ...
 
-    def choose(self, options: Sequence[Callable[[Coder], np.ndarray]]) -> np.ndarray:
-        """Codes with the cheapest of several codes."""
+    def choose(self, options: Sequence[Option | None]) -> np.ndarray:
+        """Codes with the cheapest of several codes; an encoder may pass None for one that cannot be it."""
         ...
 
 
@@ -78,10 +82,12 @@ class Encoder:
         cost = -float(np.log2(np.where(values != 0, probability, 1 - probability)).sum())
         return self._record("binary", values, probability, cost)
 
-    def choose(self, options: Sequence[Callable[[Coder], np.ndarray]]) -> np.ndarray:
+    def choose(self, options: Sequence[Option | None]) -> np.ndarray:
         """See `Coder`. Tries them all."""
         best: tuple[int, Encoder, np.ndarray] | None = None
         for index, option in enumerate(options):
+            if option is None:
+                continue
             trial = Encoder()
             values = option(trial)
             if best is None or trial.cost_bits < best[1].cost_bits:
@@ -142,9 +148,11 @@ class Decoder:
         del values
         return self._coder.decode(*_model(self._stream, "binary", probability))
 
-    def choose(self, options: Sequence[Callable[[Coder], np.ndarray]]) -> np.ndarray:
+    def choose(self, options: Sequence[Option | None]) -> np.ndarray:
         """See `Coder`."""
-        return options[int(self.uniform(None, 1, len(options))[0])](self)
+        option = options[int(self.uniform(None, 1, len(options))[0])]
+        assert option is not None
+        return option(self)
 
     def finish(self) -> None:
         """Checks that the stream ended where the encoder began, which only the encoder's models lead to.
@@ -182,10 +190,14 @@ def adaptive(io: Coder, values: np.ndarray | None, count: int, size: int, shift:
 
 
 def plane(io: Coder, values: np.ndarray | None, count: int) -> np.ndarray:
-    """Codes bytes (a byte plane, or codes) by the best of: as they are, uniform in their range, or adaptive in it."""
+    """Codes bytes (a plane, or codes) by the best of: all zero, as they are, uniform in their range, adaptive in it."""
     if not count:
         return np.zeros(0, np.uint8)
-    options: list[Callable[[Coder], np.ndarray]] = [lambda io: io.uniform(values, count, 256)]
+    some = values is not None and bool(values.any())
+    options: list[Option | None] = [
+        None if some else lambda io: np.zeros(count, np.int32),
+        lambda io: io.uniform(values, count, 256),
+    ]
     options += [lambda io, shift=shift: _in_range(io, values, count, shift) for shift in (0, *_SHIFTS)]
     return io.choose(options).astype(np.uint8)
 
@@ -206,7 +218,7 @@ def tallies(io: Coder, values: np.ndarray | None, count: int, limit: int) -> np.
     if values is not None:
         magnitude = np.frexp(values.astype(np.float64))[1]  # bits of the number, exact below 2**53
         symbols = np.where(values < _DIRECT, values, _DIRECT + magnitude - _DIRECT.bit_length())
-        extra = values - (1 << np.maximum(magnitude - 1, 0))
+        extra = values - (np.int64(1) << np.maximum(magnitude - 1, 0))
     largest = limit if limit < _DIRECT else _DIRECT + limit.bit_length() - _DIRECT.bit_length()
     top = int(io.uniform(None if symbols is None else symbols.max(initial=0, keepdims=True), 1, largest + 1)[0])
     options = [lambda io, shift=shift: adaptive(io, symbols, count, top + 1, shift) for shift in _SHIFTS]

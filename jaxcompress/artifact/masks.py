@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcompress.artifact.entropy import Coder, adaptive, snap, tallies
 
-_SMALL = 1 << 19  # elements; larger masks are tried in fewer ways and with coarser steps, for speed
+_SMALL, _LARGE = 1 << 16, 1 << 19  # elements; masks above are tried in fewer ways, coded in coarser steps, for speed
 _SLICES, _SLICE_ROWS = 8, 16  # a column of a small mask is coded in so many steps, of so many rows at least
 
 
@@ -60,7 +60,7 @@ def _by_margins(io: Coder, matrix: np.ndarray | None, rows: int, columns: int, b
     if both:
         column = tallies(io, None if matrix is None else matrix.sum(0), columns, rows)
     steps = range(columns) if column is None else np.flatnonzero(column).tolist()
-    slices = _SLICES if rows * columns <= _SMALL else 1
+    slices = _SLICES if rows * columns <= _LARGE else 1
     out = np.zeros((columns, rows), np.bool_)
     given = None if matrix is None else np.ascontiguousarray(matrix.T)
     for done, step in enumerate(steps):
