@@ -154,7 +154,7 @@ class Interpreter:
 
     # Records ----------------------------------------------------------------------------------------------------
 
-    def record(self, eqn: JaxprEqn, view: View, *, served: bool, reason: str, **roles: Any) -> Use:
+    def record(self, eqn: JaxprEqn | None, view: View, *, served: bool, reason: str, **roles: Any) -> Use:
         """Notes a use of a leaf; the same equation visited again (JAX may trace a loop body twice) counts once."""
         kept = {atom.axis for atoms in view.layout for atom in atoms}
         origin = view.origin
@@ -171,13 +171,13 @@ class Interpreter:
             kind=kind_name(view.leaf),
             shape=view.leaf.shape,
             dtype=view.leaf.dtype,
-            primitive=eqn.primitive.name,
+            primitive="return" if eqn is None else eqn.primitive.name,
             served=served,
             reason=reason,
             gone=tuple(sorted(dropped | picked)),
             trips=self.trips,
             ordinal=known.ordinal if known else sum(other[0] == origin.path for other in self.uses),
-            source=user_line(eqn.source_info) or self._line,
+            source=(eqn and user_line(eqn.source_info)) or self._line,
             **roles,
         )
         if origin.path is not None:
@@ -189,6 +189,12 @@ class Interpreter:
         for view in views(value):
             why = reason or f"{eqn.primitive.name} of this form has no compressed way"
             self.record(eqn, view, served=False, reason=why)
+
+    def record_returned(self, value: Value) -> None:
+        """Notes that a compressed leaf is a result of the whole call, which has to be dense."""
+        for view in views(value):
+            if view.leaf.kind != "dense":
+                self.record(None, view, served=False, reason="results are dense arrays")
 
     def collect(self, key: tuple[str, int], statistics: Any) -> None:
         """Adds statistics to the current frame."""

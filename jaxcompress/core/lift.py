@@ -106,6 +106,8 @@ def evaluate(run: Interpreter, fn: Callable[..., Any], static: Static, arrays: S
     paths = array_paths(static)
     values = [view_of(a, p) if isinstance(a, CompressedArray) else a for a, p in zip(arrays, paths, strict=True)]
     outs = run.evaluate(closed.jaxpr, closed.consts, values)
+    for out in outs:
+        run.record_returned(out)
     return jax.tree.unflatten(jax.tree.structure(out_shape), [dense_value(out) for out in outs])
 
 

@@ -208,7 +208,6 @@ def _row(site: Site) -> tuple[str, ...]:
         "x".join(map(str, site.shape)),
         *(",".join(map(str, group)) or "-" for group in axes),
         "?" if site.trips is None else str(site.trips),
-        f"{site.macs:,}",
-        f"{site.bytes:,}",
+        *(f"{number:,}" if isinstance(number, int) else str(number) for number in (site.macs, site.bytes)),
         site.source,
     )

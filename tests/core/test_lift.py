@@ -71,11 +71,10 @@ def test_equal_statics_of_different_type_are_different():
 
 
 def test_unhashable_static_is_named():
+    def dense_with(params, x, config):
+        return x @ params["w"]
+
     with pytest.raises(TypeError, match=r"lift\(dense_with\): the argument at 'config' is a bytearray"):
-
-        def dense_with(params, x, config):
-            return x @ params["w"]
-
         lift(dense_with)(PARAMS, X, config=bytearray(b"no"))
     with pytest.raises(TypeError, match="the argument at '2' is a set"):
         lift(lambda params, x, s: x)(PARAMS, X, {1})

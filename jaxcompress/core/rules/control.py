@@ -59,6 +59,9 @@ def closed_call(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> lis
 def remat(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value]:
     """A checkpointed call keeps its policy."""
     body = body_of(run, eqn, eqn.params["jaxpr"])
+    if eqn.params["differentiated"] and eqn.params["prevent_cse"]:
+        # `jax.checkpoint` alone would put this barrier only once it is differentiated; this call has been already.
+        values = lax.optimization_barrier(list(values))
     outs, sink = jax.checkpoint(body, policy=eqn.params["policy"], prevent_cse=eqn.params["prevent_cse"])(*values)
     run.absorb(sink)
     return outs

@@ -84,7 +84,9 @@ def gather(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Val
     axis = _taken_axis(eqn, view)
     if axis is None or not isinstance(view, View):
         return None
-    batch_shape = indices.shape[:-1]
+    numbers = eqn.params["dimension_numbers"]
+    indices = indices[..., numbers.start_index_map.index(axis)]
+    batch_shape = indices.shape
     size = view.shape[axis]
     flat = _wide(indices.reshape((math.prod(batch_shape),)))
     rows = view.indexed(axis, lambda f, ax: jnp.take(f, flat, axis=ax, mode="clip"), math.prod(batch_shape))
@@ -98,13 +100,14 @@ def gather(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Val
         lookup=(view.layout[axis][0].axis,) if view.layout[axis] else (),
     )
     if run.listener is not None:
-        run.listener.lookup(run, use, jnp.squeeze(indices, -1))
+        run.listener.lookup(run, use, indices)
     order = [axis, *(i for i in range(view.ndim) if i != axis)]
-    spread = rows.transpose(order).reshape((*batch_shape, *(view.shape[i] for i in order[1:])))
+    kept = [eqn.params["slice_sizes"][i] for i in range(view.ndim) if i not in numbers.collapsed_slice_dims]
+    spread = rows.transpose(order).reshape((*batch_shape, *kept))
     if spread is None:
         return None
     slots = iter(range(len(batch_shape), spread.ndim)), iter(range(len(batch_shape)))
-    offset = eqn.params["dimension_numbers"].offset_dims
+    offset = numbers.offset_dims
     taken = spread.transpose([next(slots[0] if i in offset else slots[1]) for i in range(spread.ndim)])
     if eqn.params["mode"] == jax.lax.GatherScatterMode.FILL_OR_DROP:
         return [_filled(eqn, taken.materialize(), (flat >= 0) & (flat < size), batch_shape)]
@@ -120,11 +123,15 @@ def _wide(index: jax.Array) -> jax.Array:
 def _taken_axis(eqn: JaxprEqn, operand: Any) -> int | None:
     """The axis of a gather that takes whole slices along one axis, else ``None``."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    if len(numbers.start_index_map) != 1 or numbers.operand_batching_dims:
+    starts = numbers.start_index_map
+    if len(starts) > 1 and eqn.params["mode"] != jax.lax.GatherScatterMode.FILL_OR_DROP:
+        # A dynamic slice under vmap has a start for every axis; where the whole axis is taken it is clipped to 0.
+        starts = [i for i in starts if sizes[i] != operand.shape[i]]
+    if len(starts) != 1 or numbers.operand_batching_dims:
         return None
-    (axis,) = numbers.start_index_map
+    (axis,) = starts
     full = all(sizes[i] == operand.shape[i] for i in range(operand.ndim) if i != axis)
-    return axis if full and sizes[axis] == 1 and numbers.collapsed_slice_dims == (axis,) else None
+    return axis if full and sizes[axis] == 1 and set(numbers.collapsed_slice_dims) <= {axis} else None
 
 
 def _filled(eqn: JaxprEqn, taken: jax.Array, inside: jax.Array, batch_shape: tuple[int, ...]) -> jax.Array:

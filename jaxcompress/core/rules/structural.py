@@ -119,6 +119,11 @@ def on_fields(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[
     return [jax.tree.map(lambda field: bind(eqn, [field])[0], values[0])]
 
 
+def barrier(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value]:
+    """A barrier between the fields instead."""
+    return list(lax.optimization_barrier(list(values)))
+
+
 def sharding_constraint(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
     """A constraint on a plain leaf becomes one on each of its fields, along the aligned axes."""
     view = values[0]
@@ -153,6 +158,8 @@ RULES: dict[str, Callable[[Interpreter, JaxprEqn, Sequence[Value]], list[Value] 
     "neg": neg,
     "copy": on_fields,
     "copy_p": on_fields,
+    "name": on_fields,
+    "optimization_barrier": barrier,
     "stop_gradient": on_fields,
     "pvary": on_fields,
     "pcast": on_fields,
