@@ -78,7 +78,8 @@ def assert_close(ours: Any, theirs: Any, *, tol: float, what: str) -> None:
     """
     ours, theirs = jax.tree.leaves(ours), jax.tree.leaves(theirs)
     assert len(ours) == len(theirs), what
-    top = max((float(jnp.abs(b).max()) for b in theirs if jnp.issubdtype(b.dtype, jnp.floating) and b.size), default=0)
+    floats = [np.asarray(b, np.float64) for b in theirs if jnp.issubdtype(b.dtype, jnp.floating)]
+    top = max((np.max(np.abs(b), initial=0.0) for b in floats), default=0.0)
     for a, b in zip(ours, theirs, strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype), what
         if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
