@@ -42,9 +42,11 @@ def check_law(name, kind):
             return pairs
 
         found = jax.jit(run, compiler_options=QUICK)(*split_trainable(params), model.inputs, several)
-        eager = lifted(params, model.inputs)
-    tol = tolerance(eager)
-    assert_close(eager, found["jit"][1], tol=tol, what="eager")
+        if (
+            kind == "masked"
+        ):  # `lift` compiles what it runs eagerly: one kind per model shows that it is the same program
+            found["eager"] = (lifted(params, model.inputs), found["jit"][1])
+    tol = tolerance(found["jit"][1])
     for mode, (ours, theirs) in found.items():
         # A gradient passes every layer twice.
         assert_close(ours, theirs, tol=4 * tol if mode == "gradient" else tol, what=mode)
