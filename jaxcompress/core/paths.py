@@ -92,7 +92,7 @@ def select(tree: Any, where: Where, *, default: Callable[[str, Any], bool] | Non
         chosen = [p for p, leaf in zip(paths, leaves, strict=True) if (default or is_weight)(p, leaf)]
     elif callable(where):
         chosen = [p for p, leaf in zip(paths, leaves, strict=True) if where(p, leaf)]
-    elif isinstance(where, str) or all(isinstance(pattern, str) for pattern in where):
+    elif isinstance(where, str) or (isinstance(where, Iterable) and all(isinstance(pattern, str) for pattern in where)):
         chosen = [p for p in paths if matches(p, where)]
     else:
         raise TypeError(f"where= takes a glob, a sequence of globs, or a predicate (path, leaf) -> bool; got {where!r}")

@@ -67,7 +67,13 @@ def merge(trainable: Any, frozen: Any) -> Any:
     Raises:
         ValueError: if the two are not halves of one tree.
     """
-    return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda x: x is None)
+
+    def either(a: Any, b: Any) -> Any:
+        if a is not None and b is not None:
+            raise ValueError("merge: both trees hold an array in one place; they are not the halves of split_trainable")
+        return b if a is None else a
+
+    return jax.tree.map(either, trainable, frozen, is_leaf=lambda x: x is None)
 
 
 def in_axes(tree: Any, axis: int = 0) -> Any:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcompress.core.explain import explain
-from jaxcompress.core.leaf import CompressedArray, leaf_kind
+from jaxcompress.core.leaf import CompressedArray, dense, is_compressed, leaf_kind
 
 
 @leaf_kind("test_probe", trainable=("value",), priority=3)
@@ -69,12 +69,12 @@ class Thin(CompressedArray):
         return self.u.dtype
 
     def materialize(self):
-        return jnp.matmul(self.u, self.v)
+        return jnp.matmul(dense(self.u), dense(self.v))
 
     def matmul(self, x, *, contract, batch, **options):
         n = len(self.u.shape) - 2
         stack = tuple(range(n))
-        if batch[1] != stack or contract[1] not in ((n,), (n + 1,)):
+        if is_compressed(self.u) or is_compressed(self.v) or batch[1] != stack or contract[1] not in ((n,), (n + 1,)):
             return None
         near, far, side = (self.u, self.v, n) if contract[1] == (n,) else (self.v, self.u, n + 1)
         thin = lax.dot_general(x, near, ((contract[0], (side,)), (batch[0], stack)), **options)
