@@ -28,8 +28,7 @@ _TOTAL_BITS = 22  # weights of a model sum to about 2**22; constriction resolves
 _GRID = 1 << _TOTAL_BITS
 _MARK = np.array([255], np.int32)  # stands at the end of a stream; an exhausted coder yields zeros for ever
 _FIRST_BLOCK = 8
-_SHIFTS = (1, 4, 8)  # an unseen symbol counts as 1/2, 1/16 or 1/256 of a seen one
-_DIRECT = 16  # counts below this are symbols of their own
+SHIFTS = (1, 4, 8)  # an unseen symbol counts as 1/2, 1/16 or 1/256 of a seen one
 
 
 Option: TypeAlias = "Callable[[Coder], np.ndarray]"
@@ -183,7 +182,7 @@ def adaptive(io: Coder, values: np.ndarray | None, count: int, size: int, shift:
     while start < count:
         stop = min(count, start + max(_FIRST_BLOCK, start // 4))
         block = None if values is None else values[start:stop]
-        out[start:stop] = io.weighted(block, stop - start, _weights(counts, start, shift))
+        out[start:stop] = io.weighted(block, stop - start, weights_of(counts, start, shift))
         counts += np.bincount(out[start:stop], minlength=size)
         start = stop
     return out
@@ -198,7 +197,7 @@ def plane(io: Coder, values: np.ndarray | None, count: int) -> np.ndarray:
         None if some else lambda io: np.zeros(count, np.int32),
         lambda io: io.uniform(values, count, 256),
     ]
-    options += [lambda io, shift=shift: _in_range(io, values, count, shift) for shift in (0, *_SHIFTS)]
+    options += [lambda io, shift=shift: _in_range(io, values, count, shift) for shift in (0, *SHIFTS)]
     return io.choose(options).astype(np.uint8)
 
 
@@ -212,34 +211,13 @@ def _in_range(io: Coder, values: np.ndarray | None, count: int, shift: int) -> n
     return adaptive(io, shifted, count, size, shift) + low
 
 
-def tallies(io: Coder, values: np.ndarray | None, count: int, limit: int) -> np.ndarray:
-    """Codes numbers of ``0..limit``, mostly small: small ones by frequency, large ones by magnitude."""
-    symbols = extra = None
-    if values is not None:
-        magnitude = np.frexp(values.astype(np.float64))[1]  # bits of the number, exact below 2**53
-        symbols = np.where(values < _DIRECT, values, _DIRECT + magnitude - _DIRECT.bit_length())
-        extra = values - (np.int64(1) << np.maximum(magnitude - 1, 0))
-    largest = limit if limit < _DIRECT else _DIRECT + limit.bit_length() - _DIRECT.bit_length()
-    top = int(io.uniform(None if symbols is None else symbols.max(initial=0, keepdims=True), 1, largest + 1)[0])
-    options = [lambda io, shift=shift: adaptive(io, symbols, count, top + 1, shift) for shift in _SHIFTS]
-    symbols = io.choose(options)
-    out = symbols.astype(np.int64)
-    for symbol in range(_DIRECT, top + 1):
-        chosen = symbols == symbol
-        width = symbol - _DIRECT + _DIRECT.bit_length() - 1
-        out[chosen] = 1 << width
-        for low in range(0, width, 16):
-            part = None if extra is None else (extra[chosen] >> low) & 0xFFFF
-            out[chosen] += io.uniform(part, int(chosen.sum()), 1 << min(16, width - low)).astype(np.int64) << low
-    return out
-
-
 def snap(probability: np.ndarray) -> np.ndarray:
     """Probabilities on the fixed grid, never 0 or 1."""
     return np.clip(np.rint(probability * _GRID), 1, _GRID - 1) / _GRID
 
 
-def _weights(counts: np.ndarray, total: int, shift: int) -> np.ndarray:
+def weights_of(counts: np.ndarray, total: int, shift: int) -> np.ndarray:
+    """Positive weights for symbols seen ``counts`` times, ``total`` in all; see `SHIFTS`."""
     if total << shift <= _GRID:
         return (counts << shift) + 1
     return counts * _GRID // total + 1

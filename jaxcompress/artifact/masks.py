@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxcompress.artifact.entropy import Coder, adaptive, snap, tallies
+from jaxcompress.artifact.entropy import Coder, adaptive, snap
+from jaxcompress.artifact.tallies import tallies
 
 _SMALL, _LARGE = 1 << 16, 1 << 19  # elements; masks above are tried in fewer ways, coded in coarser steps, for speed
 _SLICES, _SLICE_ROWS = 8, 16  # a column of a small mask is coded in so many steps, of so many rows at least

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from jaxcompress.artifact import inspect, load, save
-from jaxcompress.artifact.entropy import Decoder, Encoder, plane, tallies
+from jaxcompress.artifact.entropy import Decoder, Encoder, plane
 from jaxcompress.artifact.manifest import _DICTIONARY
 from jaxcompress.artifact.masks import mask
+from jaxcompress.artifact.tallies import tallies
 from jaxcompress.cluster.codebook import Codebook
 from jaxcompress.prune.masked import Masked
 
