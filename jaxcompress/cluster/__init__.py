@@ -1,3 +1,5 @@
 """Weight sharing: weights that take their values from a small table."""
 
 from jaxcompress.cluster.codebook import Codebook as Codebook
+from jaxcompress.cluster.kmeans import KMeans as KMeans
+from jaxcompress.cluster.kmeans import kmeans as kmeans

@@ -1,0 +1,181 @@
+"""Weight sharing by k-means: every layer gets a table of values and every weight a code into it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxcompress.cluster.codebook import Codebook
+from jaxcompress.core.parts import Part, find_parts, require_finite, setting_at, with_parts
+from jaxcompress.core.paths import Where
+from jaxcompress.solvers.scalar_kmeans import Init, nearest, scalar_kmeans
+
+if TYPE_CHECKING:
+    from jaxcompress.core.sites import Sites
+
+PerPath = int | Mapping[str, int]
+
+
+def kmeans(
+    params: Any,
+    *,
+    bits: PerPath | None = None,
+    levels: PerPath | None = None,
+    init: Init = "linear",
+    iterations: int = 100,
+    keep_zero: bool = False,
+    codebook_dtype: Any = None,
+    where: Where = None,
+    sites: Sites | None = None,
+) -> Any:
+    """Lets the weights of every layer share a few values, chosen by k-means.
+
+    Of a masked leaf the kept weights are clustered and the mask stays; dropped entries have code 0. Of a low-rank leaf
+    each factor gets a table. If ``sites`` show that leading axes of a leaf are a stack (scanned layers, experts), each
+    layer gets its own table. A layer never gets more levels than it has weights; where it has fewer distinct values
+    than levels, they are met exactly.
+
+    Args:
+        params: tree of float arrays or leaves. Not changed.
+        bits: bits per code: ``2 ** bits`` levels. 1 to 16, or a dict from globs over paths to that: the first glob that
+            fits a path counts, paths that fit none stay as they are.
+        levels: number of levels instead, 1 to 65536; exactly one of the two must be given.
+        init: where the centroids start, see `jaxcompress.solvers.scalar_kmeans.scalar_kmeans`.
+        iterations: most iterations per layer.
+        keep_zero: keep a level that is exactly 0 for the entries that are exactly 0, and cluster the others into the
+            remaining levels. For plain arrays with pruned weights; masked leaves need no such level. Fine-tuning moves
+            it like any other.
+        codebook_dtype: dtype that the tables are stored in (``"bfloat16"``, say); by default that of the array. Codes
+            are chosen for the stored table.
+        where: leaves to cluster: globs over paths or a predicate; by default those that ``sites`` show as contraction
+            weights or embeddings, without ``sites`` the float leaves of two axes or more.
+        sites: what `jaxcompress.sites` found.
+
+    Returns:
+        The tree with `Codebook` leaves.
+
+    Raises:
+        ValueError: if not exactly one of ``bits`` and ``levels`` is given or it is out of range, ``where`` or a glob
+            fits nothing, a chosen leaf is coded already, or holds NaN or infinity (seen only outside ``jit``).
+        TypeError: if a chosen leaf is not float.
+
+    Example:
+        >>> shared = kmeans({"w": jnp.array([[0.9, -2.0], [1.1, -2.5]])}, bits=1)
+        >>> shared["w"].codes.tolist(), shared["w"].codebook.tolist()
+        ([[1, 0], [1, 0]], [-2.25, 1.0])
+
+    References:
+        Han et al., 2016. https://arxiv.org/abs/1510.00149
+    """
+    if (bits is None) == (levels is None):
+        raise ValueError(f"kmeans: give either bits= or levels=, got bits={bits!r} and levels={levels!r}")
+    settings = levels if bits is None else bits
+    parts = find_parts(params, where=where, sites=sites, settings=settings, method="kmeans")
+    require_finite(parts, "kmeans")
+    groups: dict[Any, list[int]] = {}
+    for i, part in enumerate(parts):
+        given = setting_at(settings, part.path)
+        count = _checked("levels", given, 65536) if bits is None else 2 ** _checked("bits", given, 16)
+        stack = _stack_ndim(part)
+        count = max(min(count, math.prod(part.array.shape[stack:])), 1 + keep_zero)
+        groups.setdefault((part.array.shape, part.array.dtype, part.support is None, stack, count), []).append(i)
+    leaves: dict[int, Codebook] = {}
+    for (_, dtype, _, stack, count), members in groups.items():
+        chosen = _cluster(
+            [parts[i].array for i in members],
+            [parts[i].support for i in members],
+            iterations,
+            stack=stack,
+            levels=count,
+            init=init,
+            keep_zero=keep_zero,
+            codebook_dtype=jnp.dtype(dtype if codebook_dtype is None else codebook_dtype),
+        )
+        for i, (codes, table) in zip(members, chosen, strict=True):
+            leaves[i] = Codebook(codes, table, dtype)
+    return with_parts(params, parts, [leaves[i] for i in range(len(parts))])
+
+
+@dataclasses.dataclass(frozen=True)
+class KMeans:
+    """Recipe stage of `kmeans`, with the same fields."""
+
+    bits: PerPath | None = None
+    levels: PerPath | None = None
+    init: Init = "linear"
+    iterations: int = 100
+    keep_zero: bool = False
+    codebook_dtype: str | None = None
+    where: str | Sequence[str] | None = None
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, params: Any, *, sites: Sites | None = None) -> Any:
+        """Applies `kmeans`."""
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return kmeans(params, **options, sites=sites)
+
+
+@functools.partial(jax.jit, static_argnames=("stack", "levels", "init", "keep_zero", "codebook_dtype"))
+def _cluster(
+    arrays: Sequence[jax.Array],
+    supports: Sequence[jax.Array | None],
+    iterations: int,
+    *,
+    stack: int,
+    levels: int,
+    init: Init,
+    keep_zero: bool,
+    codebook_dtype: Any,
+) -> list[tuple[jax.Array, jax.Array]]:
+    """``(codes, codebook)`` of arrays of one shape, all layers of all arrays in one batch."""
+    shape = arrays[0].shape
+    layers = math.prod(shape[:stack])
+    rows = jnp.stack(arrays).reshape(len(arrays) * layers, -1)
+    counts = [jnp.ones(shape, bool) if support is None else support for support in supports]
+    kept = jnp.stack(counts).reshape(rows.shape)
+    fit = functools.partial(
+        _shared_values, levels=levels, init=init, keep_zero=keep_zero, codebook_dtype=codebook_dtype
+    )
+    codes, tables = jax.vmap(fit, in_axes=(0, 0, None))(rows, kept, iterations)
+    codes = codes.astype(jnp.uint8 if levels <= 256 else jnp.uint16).reshape(len(arrays), *shape)
+    return list(zip(codes, tables.reshape(len(arrays), *shape[:stack], levels), strict=True))
+
+
+def _shared_values(
+    row: jax.Array,
+    kept: jax.Array,
+    iterations: int,
+    *,
+    levels: int,
+    init: Init,
+    keep_zero: bool,
+    codebook_dtype: Any,
+) -> tuple[jax.Array, jax.Array]:
+    zero = row == jnp.zeros((), row.dtype)
+    counted = kept & ~zero if keep_zero else kept
+    fitted = scalar_kmeans(row, counted, levels=levels - keep_zero, init=init, iterations=iterations).codebook
+    table = fitted.astype(codebook_dtype)
+    codes = nearest(row.astype(fitted.dtype), table.astype(fitted.dtype))
+    if keep_zero:
+        table = jnp.concatenate([jnp.zeros((1,), table.dtype), table])
+        codes = jnp.where(zero, 0, codes + 1)
+    return jnp.where(kept, codes, 0), table
+
+
+def _stack_ndim(part: Part) -> int:
+    """How many leading axes hold separate layers; a stack axis further behind shares the table of its layers."""
+    stack = () if part.roles is None else part.roles.stack
+    return next(n for n in range(len(stack) + 1) if n not in stack)
+
+
+def _checked(name: str, value: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"kmeans: {name} must be an integer from 1 to {most}, got {value!r}")
+    return value

@@ -1,0 +1,260 @@
+"""k-means of scalars: Lloyd's iteration on sorted values.
+
+Sorted, a cluster is an interval, and an iteration costs what its ends and the blocks in between cost instead of
+(values x levels). The sums over an interval are taken from per-block totals about the block's own centre, plus the two
+cut blocks entry by entry, all of it relative to the centroid that moves: nothing large cancels (a float32 prefix sum
+over a million values would lose the small clusters in the tails).
+
+References:
+    Lloyd, 1982. Least squares quantization in PCM.
+    Han et al., 2016, section 3. https://arxiv.org/abs/1510.00149
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Init: TypeAlias = Literal["linear", "density", "quantile"]
+
+_BLOCK = 256
+
+
+class ScalarKMeans(NamedTuple):
+    """Centroids in ascending order, and for each value the index of the nearest one."""
+
+    codebook: jax.Array
+    codes: jax.Array
+
+
+def scalar_kmeans(
+    x: jax.Array, weights: jax.Array | None = None, *, levels: int, init: Init = "linear", iterations: int = 50
+) -> ScalarKMeans:
+    """Clusters scalars by Lloyd's iteration: every value goes to its nearest centroid, every centroid to its mean.
+
+    It stops when no value changes its cluster, or after ``iterations``. A cluster that runs empty takes half of the one
+    with the largest squared error, while there is one with any. With fewer distinct values than levels every value is
+    met exactly and some levels coincide or go unused. All entries are finite whatever happens.
+
+    Args:
+        x: finite floats of any shape, below 2^31 entries. Computed in float32 (float64 for float64 values).
+        weights: nonnegative, of the same shape; entries of weight 0 do not count, but get a code all the same.
+        levels: number of centroids, static.
+        init: ``"linear"``: evenly spaced from the least to the greatest value. ``"density"``: at even steps of the
+            cumulative distribution, both ends included (Han et al.). ``"quantile"``: at the medians of ``levels`` parts
+            of equal weight.
+        iterations: most iterations, static or traced.
+
+    Returns:
+        Codebook of shape ``(levels,)`` and int32 codes of the shape of ``x``.
+
+    Raises:
+        ValueError: if ``levels`` is below 1, or ``init`` is unknown, or ``x`` is empty or too large.
+
+    Example:
+        >>> scalar_kmeans(jnp.array([1.0, 9.0, 2.0, 10.0, 3.0]), levels=2)
+        ScalarKMeans(codebook=Array([2. , 9.5], dtype=float32), codes=Array([0, 1, 0, 1, 0], dtype=int32))
+    """
+    if levels < 1:
+        raise ValueError(f"levels must be 1 or more, got {levels}")
+    if not 0 < x.size < 2**31:
+        raise ValueError(f"x must hold 1 to 2^31 - 1 values, got {x.size}")
+    dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+    values = x.astype(dtype).reshape(-1)
+    mass = jnp.ones_like(values) if weights is None else weights.astype(dtype).reshape(-1)
+    blocks = _blocks(values, mass)
+    centroids = _lloyd(blocks, initial_centroids(values, mass, levels=levels, init=init), iterations)
+    return ScalarKMeans(centroids, nearest(values, centroids).reshape(x.shape))
+
+
+def initial_centroids(x: jax.Array, weights: jax.Array, *, levels: int, init: Init) -> jax.Array:
+    """Where the centroids start; see `scalar_kmeans`. Zeros if all weights are zero.
+
+    Example:
+        >>> x = jnp.array([0.0, 1.0, 2.0, 3.0, 4.0, 8.0])
+        >>> [initial_centroids(x, jnp.ones(6), levels=3, init=i).tolist() for i in ("linear", "density", "quantile")]
+        [[0.0, 4.0, 8.0], [0.0, 2.0, 8.0], [0.0, 2.0, 4.0]]
+    """
+    counts = weights > jnp.zeros((), weights.dtype)
+    infinity = jnp.asarray(jnp.inf, x.dtype)
+    low = jnp.min(jnp.where(counts, x, infinity))
+    high = jnp.max(jnp.where(counts, x, -infinity))
+    steps = jnp.arange(levels, dtype=x.dtype)
+    if init == "linear":
+        fraction = steps / jnp.asarray(max(levels - 1, 1), x.dtype) if levels > 1 else jnp.full_like(steps, 0.5)
+        start = low * (1 - fraction) + high * fraction
+    elif init in ("density", "quantile"):
+        ends = init == "density" and levels > 1
+        fraction = steps / jnp.asarray(levels - 1, x.dtype) if ends else (steps + 0.5) / jnp.asarray(levels, x.dtype)
+        start = _quantiles(x, weights, fraction)
+    else:
+        raise ValueError(f"init must be 'linear', 'density' or 'quantile', got {init!r}")
+    return jnp.where(counts.any(), jnp.clip(start, low, high), jnp.zeros_like(start))
+
+
+def nearest(x: jax.Array, codebook: jax.Array) -> jax.Array:
+    """Index of the nearest entry of an ascending codebook, the lower one if two are as near.
+
+    Example:
+        >>> nearest(jnp.array([-5.0, 1.4, 1.5, 1.6]), jnp.array([0.0, 1.0, 2.0])).tolist()
+        [0, 1, 1, 2]
+    """
+    return jnp.searchsorted(_borders(codebook), x, method="scan_unrolled").astype(jnp.int32)
+
+
+class _Blocks(NamedTuple):
+    """Sorted values in rows of `_BLOCK`, padded with weight 0; and per row: centre, and moments about it."""
+
+    values: jax.Array  # [rows, _BLOCK]
+    weights: jax.Array  # [rows, _BLOCK]
+    centre: jax.Array  # [rows]
+    moments: tuple[jax.Array, jax.Array, jax.Array]  # each [rows]: of orders 0, 1, 2
+
+
+def _blocks(x: jax.Array, weights: jax.Array) -> _Blocks:
+    x, weights = lax.sort((x, weights), num_keys=1)
+    padding = -x.size % _BLOCK
+    values = jnp.pad(x, (0, padding), mode="edge").reshape(-1, _BLOCK)
+    weights = jnp.pad(weights, (0, padding)).reshape(-1, _BLOCK)
+    centre = 0.5 * values[:, 0] + 0.5 * values[:, -1]
+    return _Blocks(values, weights, centre, _moments(weights, values - centre[:, None]))
+
+
+def _moments(weights: jax.Array, offsets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    first = weights * offsets
+    return weights.sum(axis=-1), first.sum(axis=-1), (first * offsets).sum(axis=-1)
+
+
+def _lloyd(blocks: _Blocks, centroids: jax.Array, iterations: int | jax.Array) -> jax.Array:
+    """The best centroids met in the iteration."""
+
+    def unsettled(state: _State) -> jax.Array:
+        return (state.step < iterations) & (state.still < 2)
+
+    def improve(state: _State) -> _State:
+        clusters = _clusters(blocks, state.centroids, state.edges)
+        error = jnp.sum(clusters.error)
+        better = error < state.error
+        moved = _relocated(clusters, state.step)
+        edges = _edges(blocks, moved)
+        return _State(
+            step=state.step + 1,
+            centroids=moved,
+            edges=edges,
+            still=jnp.where((edges == state.edges).all(), state.still + 1, 0),
+            error=jnp.where(better, error, state.error),
+            best=jnp.where(better, clusters.means, state.best),
+        )
+
+    error = jnp.asarray(jnp.inf, centroids.dtype)
+    start = _State(jnp.int32(0), centroids, _edges(blocks, centroids), jnp.int32(0), error, centroids)
+    return jnp.sort(lax.while_loop(unsettled, improve, start).best)
+
+
+class _State(NamedTuple):
+    step: jax.Array
+    centroids: jax.Array  # [levels], ascending
+    edges: jax.Array  # [levels + 1], of the clusters of these centroids
+    still: jax.Array  # how many steps in a row changed nothing; after an even and an odd one nothing will
+    error: jax.Array  # least sum of squared errors so far
+    best: jax.Array  # the centroids that had it
+
+
+class _Clusters(NamedTuple):
+    """What an iteration knows of each cluster; all ``[levels]``, finite, zero for empty clusters."""
+
+    weight: jax.Array
+    means: jax.Array  # of an empty cluster: where its centroid was
+    error: jax.Array  # sum of squared distances from the mean
+    low: jax.Array  # means of the part below the centroid and of the part above
+    high: jax.Array
+    gain: jax.Array  # what the error falls by when the two parts become clusters
+
+
+def _borders(centroids: jax.Array) -> jax.Array:
+    return 0.5 * centroids[1:] + 0.5 * centroids[:-1]
+
+
+def _edges(blocks: _Blocks, centroids: jax.Array) -> jax.Array:
+    """The cluster of each centroid as an interval of sorted positions: ``[edges[i], edges[i + 1])``."""
+    inner = jnp.searchsorted(blocks.values.reshape(-1), _borders(centroids), side="right").astype(jnp.int32)
+    ends = jnp.array([0, blocks.values.size], jnp.int32)
+    return jnp.concatenate([ends[:1], inner, ends[1:]])
+
+
+def _clusters(blocks: _Blocks, centroids: jax.Array, edges: jax.Array) -> _Clusters:
+    middle = jnp.searchsorted(blocks.values.reshape(-1), centroids).astype(jnp.int32)
+    middle = jnp.clip(middle, edges[:-1], edges[1:])
+    start = jnp.stack([edges[:-1], middle], axis=1).reshape(-1)  # [2 levels]: the parts below and above each centroid
+    end = jnp.stack([middle, edges[1:]], axis=1).reshape(-1)
+    zeroth, first, second = _interval_moments(blocks, jnp.repeat(centroids, 2), start, end)
+    weights, offsets = zeroth.reshape(-1, 2), _ratio(first, zeroth).reshape(-1, 2)
+    weight = weights.sum(axis=1)
+    shift = _ratio(first.reshape(-1, 2).sum(axis=1), weight)
+    error = second.reshape(-1, 2).sum(axis=1) - weight * shift * shift
+    low, high = (jnp.where(weights[:, i] > 0, offsets[:, i], shift) for i in (0, 1))
+    gain = _ratio(weights[:, 0] * weights[:, 1], weight) * jnp.square(high - low)
+    return _Clusters(weight, centroids + shift, jnp.maximum(error, 0), centroids + low, centroids + high, gain)
+
+
+def _relocated(clusters: _Clusters, step: jax.Array) -> jax.Array:
+    """The means, after centroids that are hardly missed have moved to where one more is worth it.
+
+    In even steps centroids of even index may go and clusters of odd index may be split, in odd steps the other way
+    round. The one that is missed least helps where splitting gains most, the next one likewise, while that lowers the
+    error.
+    """
+    weight, means = clusters.weight, clusters.means
+    infinity = jnp.asarray(jnp.inf, means.dtype)
+    joined = _ratio(weight[:-1] * weight[1:], weight[:-1] + weight[1:]) * jnp.square(means[1:] - means[:-1])
+    ends = jnp.full((1,), infinity)
+    missed = jnp.minimum(jnp.concatenate([ends, joined]), jnp.concatenate([joined, ends]))
+    leaves = jnp.arange(means.shape[0], dtype=jnp.int32) % 2 == step % 2
+    missed = jnp.where(leaves, missed, infinity)
+    gain = jnp.where(leaves, 0, clusters.gain)
+    going, split = jnp.argsort(missed), jnp.argsort(-gain)
+    pays = gain[split] > missed[going]
+    moved = means.at[going].set(jnp.where(pays, clusters.high[split], means[going]))
+    return jnp.sort(moved.at[split].set(jnp.where(pays, clusters.low[split], moved[split])))
+
+
+def _interval_moments(
+    blocks: _Blocks, about: jax.Array, start: jax.Array, end: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Moments of orders 0, 1 and 2 of the sorted positions ``[start, end)`` about a value; one per interval."""
+    rows = blocks.centre.shape[0]
+    first, last = start // _BLOCK, end // _BLOCK  # the blocks that hold the ends; `last` may lie past the array
+    index = jnp.arange(rows, dtype=jnp.int32)
+    inside = (index[None, :] > first[:, None]) & (index[None, :] < last[:, None])  # [intervals, rows]
+    m0, m1, m2 = (jnp.where(inside, moment[None, :], 0) for moment in blocks.moments)
+    shift = blocks.centre[None, :] - about[:, None]
+    whole = (m0.sum(axis=1), (m1 + shift * m0).sum(axis=1), (m2 + shift * (2 * m1 + shift * m0)).sum(axis=1))
+    head = _part_moments(blocks, about, first, start, end, first < rows)
+    tail = _part_moments(blocks, about, last, start, end, (last < rows) & (last > first))
+    m0, m1, m2 = (a + b + c for a, b, c in zip(whole, head, tail, strict=True))
+    return m0, m1, m2
+
+
+def _part_moments(
+    blocks: _Blocks, about: jax.Array, row: jax.Array, start: jax.Array, end: jax.Array, there: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Moments of what ``[start, end)`` holds of one block, entry by entry."""
+    row = jnp.minimum(row, blocks.centre.shape[0] - 1)
+    position = row[:, None] * _BLOCK + jnp.arange(_BLOCK, dtype=jnp.int32)[None, :]  # [intervals, _BLOCK]
+    inside = there[:, None] & (position >= start[:, None]) & (position < end[:, None])
+    return _moments(jnp.where(inside, blocks.weights[row], 0), blocks.values[row] - about[:, None])
+
+
+def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
+    """``a / b``, 0 where ``b`` is 0."""
+    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
+
+
+def _quantiles(x: jax.Array, weights: jax.Array, fraction: jax.Array) -> jax.Array:
+    """The least values below which at least the given fractions of the weight lie (or equal to them)."""
+    x, weights = lax.sort((x, weights), num_keys=1)
+    reached = jnp.cumsum(weights)
+    return x[jnp.minimum(jnp.searchsorted(reached, fraction * reached[-1]), x.size - 1)]
