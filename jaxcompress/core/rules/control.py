@@ -160,10 +160,10 @@ def invariant_results(jaxpr: Any, skip: int, count: int) -> set[int]:
 
 
 def _sources(jaxpr: Any) -> dict[Any, Any]:
-    """Variables that nested calls merely pass on, mapped to where they come from."""
+    """Variables that nested calls and checkpoints merely pass on, mapped to where they come from."""
     source: dict[Any, Any] = {}
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name != "jit":
+        if eqn.primitive.name not in ("jit", "remat2", "checkpoint"):
             continue
         inner, _ = closed(eqn.params["jaxpr"])
         deeper = _sources(inner)
