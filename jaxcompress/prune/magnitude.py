@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxcompress.core.paths import Where
 from jaxcompress.prune.masks import drop_smallest, drop_smallest_together, layer_size
 from jaxcompress.prune.targets import fraction_at, targets, with_targets
 from jaxcompress.solvers import topk
+from jaxcompress.solvers.placement import keeping_placement
 
 if TYPE_CHECKING:
     from jaxcompress.core.sites import Sites
@@ -46,14 +48,14 @@ def topk_mask(scores: jax.Array, *, sparsity: ArrayLike) -> jax.Array:
     """
     scores = jnp.asarray(scores)
     mask, has_nan = _masked_scores(scores, jnp.asarray(topk.kept_count(scores.size, sparsity), jnp.int32))
-    if not isinstance(has_nan, jax.core.Tracer) and has_nan:
+    if not isinstance(has_nan, Tracer) and has_nan:
         raise ValueError("scores hold NaN: there is no order among them")
     return mask
 
 
 @jax.jit
 def _masked_scores(scores: jax.Array, keep: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return topk.topk_mask(scores, keep), jnp.isnan(scores).any()
+    return keeping_placement(topk.topk_masks, [scores], keep)[0], jnp.isnan(scores).any()
 
 
 def magnitude(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jaxcompress.core.leaf import ArrayOrLeaf, dense, is_compressed
+from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, dense
 from jaxcompress.prune.masked import Masked
+from jaxcompress.solvers.placement import keeping_placement
 from jaxcompress.solvers.topk import topk_mask, topk_masks
 
 _LARGE = 1 << 17  # entries of a layer from which one after the other is faster: the passes then stay in the cache
@@ -35,16 +38,15 @@ def drop_smallest(
     Raises:
         ValueError: if a leaf holds NaN or infinity (seen only outside ``jit``).
     """
-    groups: dict[object, list[int]] = {}
+    groups: dict[tuple[Any, Any, tuple[int, ...]], list[int]] = {}
     for i, (leaf, stack) in enumerate(zip(leaves, stacks, strict=True)):
         shapes = tuple((array.shape, array.dtype) for array in jax.tree.leaves(leaf))
         groups.setdefault((jax.tree.structure(leaf), shapes, stack), []).append(i)
     masked: dict[int, Masked] = {}
     for (_, _, stack), members in groups.items():
-        traced = any(isinstance(leaf, jax.core.Tracer) for i in members for leaf in jax.tree.leaves(leaves[i]))
-        for batch in (
-            [members] if traced else [[i] for i in members]
-        ):  # outside jit one compiled program serves them all
+        traced = any(isinstance(leaf, Tracer) for i in members for leaf in jax.tree.leaves(leaves[i]))
+        batches = [members] if traced else [[i] for i in members]  # outside jit one program serves them in turn
+        for batch in batches:
             counts = jnp.stack([jnp.asarray(keep[i], jnp.int32) for i in batch])
             results, finite = _drop_batch([leaves[i] for i in batch], counts, stack=stack)
             _check_finite(finite, [names[i] for i in batch])
@@ -83,19 +85,22 @@ def _drop_batch(
     leaves: list[ArrayOrLeaf], keep: jax.Array, *, stack: tuple[int, ...]
 ) -> tuple[list[Masked], list[jax.Array]]:
     scores = [_scores(leaf) for leaf in leaves]
-    front = tuple(range(len(stack)))
-    size = layer_size(scores[0].shape, stack)
-    rows = jnp.stack([jnp.moveaxis(score, stack, front).reshape(-1, size) for score in scores])
-    rows = rows.reshape(-1, size)  # [leaves * layers, layer size]
-    keep = jnp.repeat(keep, rows.shape[0] // len(leaves))
-    stacked = (
-        jax.vmap(topk_mask)(rows, keep) if size < _LARGE else jax.lax.map(lambda row: topk_mask(*row), (rows, keep))
-    )
-    stacked = stacked.reshape(len(leaves), -1, size)
-    moved = [scores[0].shape[axis] for axis in stack]
-    moved += [size for axis, size in enumerate(scores[0].shape) if axis not in stack]
-    masks = [jnp.moveaxis(mask.reshape(moved), front, stack) for mask in stacked]
+    masks = keeping_placement(partial(_layer_masks, stack=stack), scores, keep)
     return [_masked(leaf, mask) for leaf, mask in zip(leaves, masks, strict=True)], [_finite(s) for s in scores]
+
+
+def _layer_masks(scores: list[jax.Array], keep: jax.Array, *, stack: tuple[int, ...]) -> list[jax.Array]:
+    """Masks of same-shaped arrays, of every layer of each by itself."""
+    front = tuple(range(len(stack)))
+    moved = [jnp.moveaxis(score, stack, front) for score in scores]
+    size, layers = layer_size(scores[0].shape, stack), math.prod(moved[0].shape[: len(stack)])
+    rows = jnp.stack(moved).reshape(len(scores) * layers, size)
+    keep = jnp.repeat(keep, layers)
+    if size < _LARGE:
+        stacked = jax.vmap(topk_mask)(rows, keep)
+    else:
+        stacked = jax.lax.map(lambda row: topk_mask(*row), (rows, keep))
+    return [jnp.moveaxis(mask, front, stack) for mask in stacked.reshape(len(scores), *moved[0].shape)]
 
 
 @jax.jit
@@ -103,19 +108,19 @@ def _drop_together(leaves: list[ArrayOrLeaf], keep: jax.Array) -> tuple[list[Mas
     scores = [_scores(leaf) for leaf in leaves]
     widest = max((score.dtype for score in scores), key=lambda dtype: dtype.itemsize)
     mixed = len({score.dtype for score in scores}) > 1 and widest.itemsize < 4  # bfloat16 and float16 meet in float32
-    masks = topk_masks([score.astype(jnp.float32 if mixed else widest) for score in scores], keep)
+    masks = keeping_placement(topk_masks, [s.astype(jnp.float32 if mixed else widest) for s in scores], keep)
     return [_masked(leaf, mask) for leaf, mask in zip(leaves, masks, strict=True)], [_finite(s) for s in scores]
 
 
 def _scores(leaf: ArrayOrLeaf) -> jax.Array:
     """Absolute values; -1 where the leaf is already pruned, so that those entries go first."""
     size = jnp.abs(dense(leaf))
-    support = leaf.support() if is_compressed(leaf) else None
+    support = leaf.support() if isinstance(leaf, CompressedArray) else None
     return size if support is None else jnp.where(support, size, jnp.asarray(-1, size.dtype))
 
 
 def _masked(leaf: ArrayOrLeaf, mask: jax.Array) -> Masked:
-    support = leaf.support() if is_compressed(leaf) else None
+    support = leaf.support() if isinstance(leaf, CompressedArray) else None
     values = leaf.values if isinstance(leaf, Masked) else leaf
     return Masked.create(values, mask if support is None else mask & support)
 
@@ -126,5 +131,5 @@ def _finite(scores: jax.Array) -> jax.Array:
 
 def _check_finite(finite: Sequence[jax.Array], names: Sequence[str]) -> None:
     for ok, name in zip(finite, names, strict=True):
-        if not isinstance(ok, jax.core.Tracer) and not ok:
+        if not isinstance(ok, Tracer) and not ok:
             raise ValueError(f"{name!r} holds NaN or infinity: there is no order of magnitude among its weights")

@@ -6,8 +6,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from jaxcompress.solvers.placement import keeping_placement
 from jaxcompress.solvers.topk import ordered_keys
 
 
@@ -40,17 +43,22 @@ def nm_mask(scores: jax.Array, *, n: ArrayLike, m: int, axis: int) -> jax.Array:
     axis %= scores.ndim
     if m < 1 or scores.shape[axis] % m:
         raise ValueError(f"m={m} does not divide axis {axis} of shape {scores.shape}: prune another axis, or pad it")
-    if not isinstance(n, jax.core.Tracer) and not 0 <= int(n) <= m:
+    if not isinstance(n, Tracer) and not 0 <= int(np.asarray(n)) <= m:
         raise ValueError(f"n must lie in [0, m={m}], got {n}")
     return _keep_n(scores, jnp.asarray(n, jnp.int32), m=m, axis=axis)
 
 
 @partial(jax.jit, static_argnames=("m", "axis"))
 def _keep_n(scores: jax.Array, n: jax.Array, *, m: int, axis: int) -> jax.Array:
+    return keeping_placement(partial(_group_masks, m=m, axis=axis), [scores], n)[0]
+
+
+def _group_masks(arrays: list[jax.Array], n: jax.Array, *, m: int, axis: int) -> list[jax.Array]:
+    (scores,) = arrays
     groups = (*scores.shape[:axis], scores.shape[axis] // m, m, *scores.shape[axis + 1 :])
     keys = ordered_keys(scores).reshape(groups)
     entries = [jax.lax.index_in_dim(keys, i, axis + 1, keepdims=False) for i in range(m)]
-    return jnp.stack([_rank(entries, i) < n for i in range(m)], axis + 1).reshape(scores.shape)
+    return [jnp.stack([_rank(entries, i) < n for i in range(m)], axis + 1).reshape(scores.shape)]
 
 
 def _rank(entries: list[jax.Array], i: int) -> jax.Array:

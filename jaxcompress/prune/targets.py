@@ -69,9 +69,13 @@ def targets(
     found = []
     for path, leaf in zip(paths, leaves, strict=True):
         if path in chosen:
-            stack = sites.axes(path)[0] if weights is not None and path in weights else ()
-            found += _parts(Target(path, (), leaf, stack))
+            found += _parts(Target(path, (), leaf, stack_axes(path, sites)))
     return found
+
+
+def stack_axes(path: str, sites: Sites | None) -> tuple[int, ...]:
+    """The axes along which a leaf holds separate layers; none unless ``sites`` show it as a weight."""
+    return sites.axes(path)[0] if sites is not None and path in sites.weights() else ()
 
 
 def fraction_at(sparsity: ArrayLike | Mapping[str, ArrayLike], path: str) -> ArrayLike:

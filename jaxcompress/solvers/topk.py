@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 _LINES = 128  # entries that one uint8 partial count adds up: at most 255
@@ -43,8 +44,8 @@ def kept_count(size: int, sparsity: ArrayLike) -> int | jax.Array:
     """
     if size >= 2**31:
         raise ValueError(f"size must be below 2^31 to count exactly in int32, got {size}: split the array")
-    if isinstance(sparsity, jax.core.Tracer):
-        return jnp.int32(size) - _rounded_product(sparsity, size)
+    if isinstance(sparsity, Tracer):
+        return jnp.int32(size) - _rounded_product(jnp.asarray(sparsity), size)
     fraction = float(np.asarray(sparsity))
     if not 0 <= fraction <= 1:
         raise ValueError(f"sparsity is the fraction dropped and must lie in [0, 1], got {fraction}")

@@ -60,7 +60,7 @@ def fixed_masks(
         tree = jax.tree.unflatten(treedef, [found.get(path, optax.MaskedNode()) for path in paths])
         return FixedState(MaskState(tree), wrapped.init(params))
 
-    def update(updates: Any, state: FixedState, params: Any = None, **extra: Any) -> tuple[Any, FixedState]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, FixedState]:
         if params is None:
             raise ValueError("fixed_masks needs the parameters: call update(updates, state, params)")
         updates, inner = wrapped.update(updates, state.inner, params, **extra)

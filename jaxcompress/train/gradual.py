@@ -15,7 +15,7 @@ from jaxcompress.core.leaf import is_compressed
 from jaxcompress.core.paths import Where, flatten_with_paths
 from jaxcompress.prune.mask_state import MaskState
 from jaxcompress.prune.masks import drop_smallest, drop_smallest_together, layer_size
-from jaxcompress.prune.targets import fraction_at, targets
+from jaxcompress.prune.targets import fraction_at, stack_axes, targets
 from jaxcompress.solvers.topk import kept_count
 from jaxcompress.train.zeroing import is_hole, sum_dtype, zero_dropped
 
@@ -106,11 +106,11 @@ def gradual_pruning(
         paths, leaves, treedef = flatten_with_paths(params)
         columns = zip(paths, leaves, treedef.flatten_up_to(updates), treedef.flatten_up_to(masks), strict=True)
         pruned = {path: _sum(p, u) for path, p, u, mask in columns if not is_hole(mask)}
-        if scope == "global":
+        if scope == "global" and not isinstance(sparsity, Mapping):
             keep = schedule.keep(sum(leaf.size for leaf in pruned.values()), sparsity, step)
             chosen = drop_smallest_together(list(pruned.values()), keep, names=list(pruned))
         else:
-            stacks = [sites.axes(path)[0] if sites is not None else () for path in pruned]
+            stacks = [stack_axes(path, sites) for path in pruned]
             sizes = [layer_size(leaf.shape, stack) for leaf, stack in zip(pruned.values(), stacks, strict=True)]
             keep = [
                 schedule.keep(size, fraction_at(sparsity, path), step) for size, path in zip(sizes, pruned, strict=True)
@@ -119,7 +119,7 @@ def gradual_pruning(
         by_path = {path: leaf.mask for path, leaf in zip(pruned, chosen, strict=True)}
         return jax.tree.unflatten(treedef, [by_path.get(path, optax.MaskedNode()) for path in paths])
 
-    def update(updates: Any, state: GradualState, params: Any = None, **extra: Any) -> tuple[Any, GradualState]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, GradualState]:
         if params is None:
             raise ValueError("gradual_pruning needs the parameters: call update(updates, state, params)")
         updates, inner = wrapped.update(updates, state.inner, params, **extra)
@@ -128,7 +128,7 @@ def gradual_pruning(
             lambda: choose(params, updates, state.masks.masks, state.step),
             lambda: state.masks.masks,
         )
-        step = optax.safe_increment(state.step)
+        step = jnp.asarray(optax.safe_increment(state.step))
         return zero_dropped(updates, params, masks), GradualState(step, MaskState(masks), inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
