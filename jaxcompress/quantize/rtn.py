@@ -110,8 +110,8 @@ def _scale_shape(part: Part, group_size: int | None) -> tuple[int, ...]:
     if remaining != 1:
         channel = math.prod(part.array.shape[axis] for axis in contracting)
         raise ValueError(
-            f"rtn: group_size={group_size} is more than the {channel} weights of an output channel of {part.name!r}: use "
-            "group_size=None for one scale per channel"
+            f"rtn: group_size={group_size} is more than the {channel} weights of an output channel of {part.name!r}: "
+            "use group_size=None for one scale per channel"
         )
     return tuple(shape)
 
