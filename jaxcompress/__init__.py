@@ -7,6 +7,8 @@ function on it. Methods live in rooms, one namespace per family; what most progr
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jaxcompress import artifact, cluster, factorize, prune, quantize
+from jaxcompress.artifact import load, save
 from jaxcompress.core.explain import Explanation, explain
 from jaxcompress.core.leaf import CompressedArray, is_compressed, leaf_kind
 from jaxcompress.core.lift import lift
@@ -15,9 +17,8 @@ from jaxcompress.core.sites import Site, Sites, sites
 from jaxcompress.core.tree import in_axes, materialize, merge, shardings, split_trainable, stored_bytes
 
 if TYPE_CHECKING:
-    from jaxcompress import artifact, cluster, factorize, pipeline, prune, quantize, report, train
+    from jaxcompress import pipeline, report, train
     from jaxcompress.adapters import nnx
-    from jaxcompress.artifact import load, save
     from jaxcompress.pipeline import Recipe, compress
 
 __version__ = "0.1.0"
@@ -54,9 +55,10 @@ __all__ = [
     "train",
 ]
 
-# Imported at their first use: rooms that bring a library of their own (Flax, optax, matplotlib), and what stands in them.
-_ROOMS = ("artifact", "cluster", "factorize", "pipeline", "prune", "quantize", "report", "train")
-_VERBS = {"Recipe": "pipeline", "compress": "pipeline", "load": "artifact", "save": "artifact", "nnx": "adapters.nnx"}
+# Imported at their first use: what brings a library of its own (optax, matplotlib, Flax). The rooms above register the
+# leaf kinds, which files and `jax.export` find by name, and bring none.
+_ROOMS = ("pipeline", "report", "train")
+_VERBS = {"Recipe": "pipeline", "compress": "pipeline", "nnx": "adapters.nnx"}
 
 
 def __getattr__(name: str) -> Any:

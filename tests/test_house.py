@@ -80,6 +80,12 @@ def test_import_starts_no_backend():
     assert run.stdout.strip() == "3"
 
 
+def test_import_registers_the_leaf_kinds():
+    """Files and exported functions name kinds; a process that only loads them has imported nothing but the package."""
+    kinds = "masked", "quantized", "lowrank", "codebook"
+    fresh_modules(f"import jaxcompress; [jaxcompress.core.leaf.kind_class(kind) for kind in {kinds}]")
+
+
 def test_public_names_are_there():
     for name in jc.__all__:
         assert getattr(jc, name) is not None
