@@ -77,7 +77,8 @@ def gradual_pruning(
 
     Raises:
         ValueError: if a fraction is outside ``[0, 1]``, the steps are not ``0 <= begin_step <= end_step``, ``every`` is
-            below 1, or a sparsity per glob meets ``scope="global"``; at ``init``, if ``where`` or a glob fits nothing.
+            below 1, or ``scope`` is another word or global with a sparsity per glob; at ``init``, if ``where`` or a
+            glob fits nothing.
         TypeError: at ``init``, if a chosen leaf is compressed.
 
     Example:
@@ -90,6 +91,8 @@ def gradual_pruning(
     References:
         Zhu and Gupta, 2017, equation 1. https://arxiv.org/abs/1710.01878
     """
+    if scope not in ("layer", "global"):
+        raise ValueError(f"scope must be 'layer' or 'global', got {scope!r}")
     if isinstance(sparsity, Mapping) and scope == "global":
         raise ValueError("a sparsity per glob needs scope='layer': scope='global' takes one number for all leaves")
     schedule = _Schedule(begin_step, end_step, every, initial_sparsity, power)
@@ -172,7 +175,7 @@ def _open_masks(params: Any, **selection: Any) -> Any:
             f"gradual_pruning prunes plain arrays, {compressed[0]!r} is compressed: materialize it, or where="
         )
     masks = [
-        jnp.ones(leaf.shape, bool) if path in chosen else optax.MaskedNode()
+        jnp.ones_like(leaf, dtype=bool) if path in chosen else optax.MaskedNode()
         for path, leaf in zip(paths, leaves, strict=True)
     ]
     return jax.tree.unflatten(treedef, masks)

@@ -212,6 +212,8 @@ def test_errors_name_the_way_out():
         gradual_pruning(optax.sgd(0.1), sparsity=90, begin_step=0, end_step=3)
     with pytest.raises(ValueError, match="scope='layer'"):
         gradual_pruning(optax.sgd(0.1), sparsity={"w": 0.5}, begin_step=0, end_step=3, scope="global")
+    with pytest.raises(ValueError, match="scope must be 'layer' or 'global', got 'model'"):
+        gradual_pruning(optax.sgd(0.1), **SETTING, scope="model")
     with pytest.raises(ValueError, match="matches no leaf"):
         gradual_pruning(optax.sgd(0.1), **SETTING, where="nowhere").init(make_params())
     tx = pruned(optax.sgd(0.1))
