@@ -75,7 +75,7 @@ class Demo:
         ]
         for name, record in zip(names[1:], records[1:], strict=True):
             rows.append(stage_row(network, name, folder / record.file, record.metrics["error"], record.seconds, digits))
-        rows.append(stage_row(network, f"code ({coder})", file, records[-1].metrics["error"], coding, digits))
+        rows.append(stage_row(network, "code", file, records[-1].metrics["error"], coding, digits))
         print_rows(self.console, rows)
 
         same = self._check(file, result, digits)

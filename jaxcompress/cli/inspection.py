@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from pathlib import Path
@@ -13,8 +12,6 @@ from jaxcompress.artifact import inspect, load
 from jaxcompress.core.leaf import bit_width
 from jaxcompress.core.table import text_table
 
-_ROOMS = ("prune", "cluster", "quantize", "factorize")
-
 
 def inspection(path: str | Path) -> str:
     """Describes an artifact: every stored array with its bytes, then the recipe and what else the file says of itself.
@@ -23,8 +20,6 @@ def inspection(path: str | Path) -> str:
         FileNotFoundError: if there is no such file.
         ArtifactError: if it is no artifact, or damaged.
     """
-    for room in _ROOMS:  # they register the leaf kinds
-        importlib.import_module(f"jaxcompress.{room}")
     about, artifact = inspect(path), load(path)
     sizes = artifact.sizes
     rows = []

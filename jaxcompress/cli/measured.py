@@ -36,7 +36,7 @@ def dense_row(network: Model, file: Path, trained: Path, record: StageRecord, di
     size = write_dense(file, params)
     milliseconds = load_ms(lambda: read_dense(file))
     return Row(
-        "train (float32 npz)",
+        "train (float32)",
         size,
         record.metrics["error"],
         _latency(network, params, digits),
@@ -62,11 +62,12 @@ def read_dense(file: Path) -> Params:
 
 
 def print_rows(console: Console, rows: list[Row]) -> None:
-    """Prints the table."""
+    """Prints the table, which fits 80 columns."""
     columns, cells = rows_table(rows)
-    table = Table()
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="left" if column == columns[0] else "right", no_wrap=True)
+        heading = column.replace(", ", "\n").replace("test ", "test\n")
+        table.add_column(heading, justify="left" if column == columns[0] else "right", no_wrap=True)
     for cell in cells:
         table.add_row(*cell)
     console.print(table)

@@ -11,16 +11,16 @@ import numpy as np
 
 
 class Batches(Protocol):
-    """Where a training loop has its batches from: ``arrays`` and, for each step, what to ``pick`` from them."""
+    """Where a training loop has its batches from: what to `pick` at a step, and how to `take` that from ``arrays``."""
 
     arrays: Any
 
-    def picks(self, first: int, steps: int) -> Any:
-        """What `pick` needs for the steps ``first .. first + steps - 1``, stacked along a leading axis on the host."""
+    def pick(self, step: int) -> Any:
+        """What `take` needs for the batch of a step, on the host."""
         ...
 
-    def pick(self, arrays: Any, one: Any) -> Any:
-        """The batch of one step. Traceable."""
+    def take(self, arrays: Any, pick: Any) -> Any:
+        """The batch. Traceable."""
         ...
 
 
@@ -40,7 +40,7 @@ class ArrayBatches:
 
     Example:
         >>> batches = ArrayBatches({"x": jnp.arange(4)}, batch_size=2, key=jax.random.key(0))
-        >>> two = [batches.pick(batches.arrays, one)["x"] for one in batches.picks(0, 2)]
+        >>> two = [batches.take(batches.arrays, batches.pick(step))["x"] for step in (0, 1)]
         >>> sorted(np.concatenate(two).tolist())
         [0, 1, 2, 3]
     """
@@ -56,43 +56,39 @@ class ArrayBatches:
         self.key = key
         self._orders: dict[int, np.ndarray] = {}
 
-    def picks(self, first: int, steps: int) -> np.ndarray:
-        """The indices of each batch, ``(steps, batch_size)``."""
-        return np.stack([self._indices(step) for step in range(first, first + steps)])
-
-    def pick(self, arrays: Any, one: jax.Array) -> Any:
-        """The examples at the indices ``one``."""
-        return jax.tree.map(lambda array: jnp.take(array, one, axis=0), arrays)
-
-    def _indices(self, step: int) -> np.ndarray:
+    def pick(self, step: int) -> np.ndarray:
+        """The indices of the examples, ``(batch_size,)``."""
         epoch, batch = divmod(step, self.examples // self.batch_size)
         if epoch not in self._orders:
             order = jax.random.permutation(jax.random.fold_in(self.key, epoch), self.examples)
             self._orders = {epoch: np.asarray(order)}
         return self._orders[epoch][batch * self.batch_size :][: self.batch_size]
 
+    def take(self, arrays: Any, pick: jax.Array) -> Any:
+        """The examples at the indices."""
+        return jax.tree.map(lambda array: jnp.take(array, pick, axis=0), arrays)
+
 
 class CalledBatches:
     """Batches that a function returns: ``batch_at(step)``, the same batch for the same step, all of one shape.
 
     Example:
-        >>> batches = CalledBatches(lambda step: {"x": np.full(2, step)})
-        >>> [one.tolist() for one in batches.picks(3, 2)["x"]]
-        [[3, 3], [4, 4]]
+        >>> CalledBatches(lambda step: {"x": np.full(2, step)}).pick(3)["x"].tolist()
+        [3, 3]
     """
 
     def __init__(self, batch_at: Callable[[int], Any]) -> None:
         self.batch_at = batch_at
         self.arrays = None
 
-    def picks(self, first: int, steps: int) -> Any:
-        """The batches themselves, stacked."""
-        return jax.tree.map(lambda *arrays: np.stack(arrays), *(self.batch_at(s) for s in range(first, first + steps)))
+    def pick(self, step: int) -> Any:
+        """The batch itself."""
+        return self.batch_at(step)
 
-    def pick(self, arrays: Any, one: Any) -> Any:
+    def take(self, arrays: Any, pick: Any) -> Any:
         """The batch as it is."""
         del arrays
-        return one
+        return pick
 
 
 def batches_of(data: Any, *, batch_size: int, key: jax.Array) -> Batches:

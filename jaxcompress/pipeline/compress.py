@@ -55,7 +55,7 @@ def compress(
             told what the axes of each kernel mean (`jaxcompress.sites`), which kernels beyond plain (in, out) need.
         state_dir: folder for the state and the artifact of each stage; without one nothing stays on disk.
         progress: called with a `Progress` when a stage begins, after every chunk of training, and when it is done.
-        chunk: training steps in one compiled call, between two chances to report, save and stop.
+        chunk: training steps between two chances to report, save and stop.
         evaluate_chunks: also evaluate after every chunk.
         coder: entropy coder of the artifacts, as in `jaxcompress.save`.
 
@@ -101,5 +101,4 @@ def _sites(fn: Callable[..., Any], params: Any, data: Any, inputs: Callable[[Any
     if data is None:
         raise ValueError("inputs= takes the inputs of fn out of a batch of data=: pass data= too")
     batches = batches_of(data, batch_size=1, key=key)
-    one = jax.tree.map(lambda pick: pick[0], batches.picks(0, 1))
-    return sites(fn, materialize(params), *inputs(batches.pick(batches.arrays, one)))
+    return sites(fn, materialize(params), *inputs(batches.take(batches.arrays, batches.pick(0))))

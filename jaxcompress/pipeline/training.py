@@ -1,15 +1,15 @@
-"""Carries out one training stage: compiled chunks of steps that can stop and go on between any two."""
+"""Carries out one training stage: chunks of compiled steps, between any two of which it can stop and go on."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -59,7 +59,7 @@ class Trainer:
         loss: ``loss(apply, params, batch, key) -> scalar``.
         data: arrays, or a function of the step; see `batches_of`.
         key: orders the examples and seeds the keys of ``loss``.
-        chunk: steps in one compiled call.
+        chunk: steps between two moments.
         sites: what `jaxcompress.sites` found, if it was asked.
     """
 
@@ -75,14 +75,14 @@ class Trainer:
         chunk: int,
         sites: Sites | None = None,
     ) -> None:
-        batch_key, self._loss_key = jax.random.split(key)
+        batch_key, self._key = jax.random.split(key)
         self.stage, self.chunk = stage, min(chunk, stage.steps)
         self._batches = batches_of(data, batch_size=stage.batch_size, key=batch_key)
         trainable, self._frozen = split_trainable(params, where=_trains(stage))
         self._tx = _transformation(stage, sites)
         self.start = TrainState(trainable, self._tx.init(trainable))
         objective = functools.partial(_objective, loss, apply)
-        self._run = jax.jit(functools.partial(_run_chunk, self._batches, objective, self._tx))
+        self._step = jax.jit(functools.partial(_step, self._batches, objective, self._tx))
 
     def run(self, moment: Moment | None = None) -> Iterator[Moment]:
         """Trains from a moment, or from the start, and yields the moment after every chunk.
@@ -93,15 +93,15 @@ class Trainer:
         state, done, spent = (self.start, 0, 0.0) if moment is None else (moment.state, moment.step, moment.seconds)
         began = time.perf_counter()
         while done < self.stage.steps:
-            steps = min(self.chunk, self.stage.steps - done)
-            state, losses = self._run(
-                state, self._frozen, self._batches.arrays, self._picks(done, steps), *self._at(done, steps)
-            )
-            losses = np.asarray(losses)[:steps]
-            if not np.isfinite(losses).all():
-                raise self._diverged(losses, done)
-            done += steps
-            yield Moment(state, done, float(losses.mean()), spent + time.perf_counter() - began)
+            end, losses = min(done + self.chunk, self.stage.steps), []
+            for step in range(done, end):  # not waited for: the next step is prepared while this one runs
+                state, loss = self._step(
+                    state, self._frozen, self._batches.arrays, self._batches.pick(step), step, self._key
+                )
+                losses.append(loss)
+            self._check([float(loss) for loss in losses], done)
+            yield Moment(state, end, float(np.mean(losses)), spent + time.perf_counter() - began)
+            done = end
 
     def params(self, state: TrainState) -> Any:
         """The tree of parameters in a state; dropped entries become masked leaves only in `finished`."""
@@ -112,48 +112,36 @@ class Trainer:
         params = self.params(state)
         return finish(params, state.opt_state) if isinstance(self.stage, GradualPruning) else params
 
-    def _diverged(self, losses: np.ndarray, done: int) -> FloatingPointError:
-        bad = int(np.argmin(np.isfinite(losses)))
-        return FloatingPointError(
-            f"{type(self.stage).__name__}: the loss is {losses[bad]} at step {done + bad + 1} of {self.stage.steps}; "
-            f"lower learning_rate ({self.stage.learning_rate}) or add warmup_steps"
-        )
-
-    def _picks(self, first: int, steps: int) -> Any:
-        """What the batches of one chunk need, padded to the one length that is compiled."""
-        padding = self.chunk - steps
-        picks = self._batches.picks(first, steps)
-        return jax.tree.map(lambda p: np.concatenate([p, np.repeat(p[-1:], padding, axis=0)]), picks)
-
-    def _at(self, first: int, steps: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return jnp.asarray(first, jnp.int32), jnp.asarray(steps, jnp.int32), self._loss_key
+    def _check(self, losses: list[float], done: int) -> None:
+        bad = [step for step, loss in enumerate(losses) if not math.isfinite(loss)]
+        if bad:
+            at = f"{done + bad[0] + 1} of {self.stage.steps}"
+            raise FloatingPointError(
+                f"{type(self.stage).__name__}: the loss is {losses[bad[0]]} at step {at}; "
+                f"lower learning_rate ({self.stage.learning_rate}) or add warmup_steps"
+            )
 
 
-def _run_chunk(
+def _step(
     batches: Batches,
     objective: Callable[..., jax.Array],
     tx: optax.GradientTransformation,
     state: TrainState,
     frozen: Any,
     arrays: Any,
-    picks: Any,
-    first: jax.Array,
-    steps: jax.Array,
+    pick: Any,
+    step: jax.Array,
     key: jax.Array,
 ) -> tuple[TrainState, jax.Array]:
-    """Takes ``steps`` steps; returns the state and their losses, zero beyond."""
-    length = jax.tree.leaves(picks)[0].shape[0]
+    """Takes one step; returns the state and the loss before it.
 
-    def body(i: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
-        state, losses = carry
-        batch = batches.pick(arrays, jax.tree.map(lambda p: p[i], picks))
-        loss, grads = jax.value_and_grad(objective)(state.trainable, frozen, batch, jax.random.fold_in(key, first + i))
-        updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
-        return TrainState(optax.apply_updates(state.trainable, updates), opt_state), losses.at[i].set(
-            loss.astype(jnp.float32)
-        )
-
-    return jax.lax.fori_loop(0, steps, body, (state, jnp.zeros(length, jnp.float32)))
+    A step is a call of its own: inside `jax.lax.scan` or a loop, XLA runs the convolutions of a CPU on one thread and
+    without its fast kernels (LeNet-5: ten times the time), and a call costs far less than a step.
+    """
+    batch = batches.take(arrays, pick)
+    loss, grads = jax.value_and_grad(objective)(state.trainable, frozen, batch, jax.random.fold_in(key, step))
+    updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
+    return TrainState(optax.apply_updates(state.trainable, updates), opt_state), loss
 
 
 def _objective(loss: Loss, apply: Apply, trainable: Any, frozen: Any, batch: Any, key: jax.Array) -> jax.Array:

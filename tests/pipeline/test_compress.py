@@ -39,6 +39,7 @@ def make(seed=0):
 
 
 PARAMS, DATA = make()
+COPY = jax.tree.map(np.array, PARAMS)
 
 
 def error(apply, params):
@@ -49,7 +50,6 @@ RECIPE = Recipe(
     [
         jc.train.Finetune(steps=12, learning_rate=1e-2, batch_size=8),
         jc.train.GradualPruning(steps=18, learning_rate=1e-2, batch_size=8, sparsity={"**/kernel": 0.75}, every=4),
-        jc.train.Finetune(steps=10, learning_rate=5e-3, batch_size=8),
         jc.cluster.KMeans(bits=2),
         jc.train.Finetune(steps=6, learning_rate=1e-3, batch_size=8),
     ]
@@ -107,12 +107,10 @@ def test_the_recorded_error_is_the_one_of_the_recorded_file(finished):
 
 def test_training_stages_learn_and_masks_stay(finished):
     result, _ = finished
-    train, prune, tune, cluster, share = result.records
+    train, prune, cluster, share = result.records
     assert train.metrics["error"] < result.original.metrics["error"]
-    assert tune.metrics["error"] < prune.metrics["error"]
     assert share.metrics["error"] < cluster.metrics["error"]
-    for record in (prune, tune):
-        assert record.sparsity["a/kernel"] == 72 / 96
+    assert prune.sparsity["a/kernel"] == 72 / 96
     assert share.sparsity["a/kernel"] >= 72 / 96
     assert train.curve[-1][0] == 12
     assert [step for step, _, _ in prune.curve] == [4, 8, 12, 16, 18]
@@ -137,9 +135,9 @@ def test_the_result_can_be_saved_and_tells_its_recipe(finished, tmp_path):
     assert "<table>" in result._repr_html_()
 
 
-def test_inputs_are_not_changed():
-    fresh, _ = make()
-    assert same(fresh, PARAMS)
+def test_inputs_are_not_changed(finished):
+    assert finished
+    assert same(jax.tree.map(jnp.asarray, COPY), PARAMS)
 
 
 class Stop:
@@ -154,7 +152,7 @@ class Stop:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("events", [8, 18], ids=["while pruning", "while codebooks train"])
+@pytest.mark.parametrize("events", [8, 16], ids=["while pruning", "while codebooks train"])
 def test_an_interrupted_run_goes_on_to_the_same_result(finished, tmp_path, events):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, progress=Stop(events))
