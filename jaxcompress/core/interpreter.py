@@ -218,6 +218,16 @@ class Interpreter:
         finally:
             self.sink, self.trips, self._stack, self._line = outer
 
+    @contextlib.contextmanager
+    def part(self, index: int) -> Iterator[None]:
+        """Enters one part of a join, so that two parts of one leaf are two places."""
+        outer = self._stack
+        self._stack = (*outer, index)
+        try:
+            yield
+        finally:
+            self._stack = outer
+
     def absorb(self, sink: Sink) -> None:
         """Adds what a body's sink brought out to the current frame."""
         for key, statistics in sink.items():

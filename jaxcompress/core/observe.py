@@ -168,8 +168,9 @@ class _Pass:
     def add(self, params: Any, args: tuple[Any, ...], kwargs: dict[str, Any], number: int) -> None:
         """Adds one batch."""
         static, arrays = split_static(self.fn, (tagged(params), *args), kwargs)
-        for key, found in self.step(static, arrays).items():
-            host = statistics.to_host(found)
+        found = self.step(static, arrays)
+        for key in (key for key in self.recorder.uses if key in found):  # in the order of evaluation
+            host = statistics.to_host(found[key])
             bad = int(np.sum(host.get("nonfinite", 0)))
             if bad:
                 use = self.recorder.uses[key]
@@ -181,7 +182,8 @@ class _Pass:
 
     def finish(self) -> list[Observed]:
         """The statistics over all batches."""
-        seen = sorted(key for key in self.total if np.sum(self.total[key]["count"]) > 0)
+        reached = {key for key, found in self.total.items() if np.sum(found["count"]) > 0}
+        seen = [key for key in self.recorder.uses if key in reached]
         for path in self.paths:
             if not any(key[0] == path for key in seen):
                 raise ValueError(

@@ -47,8 +47,9 @@ def histogram(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     _, above = jnp.frexp(jnp.max(jnp.abs(flat), axis=-1))  # absmax < 2**above
     exponent = jnp.maximum(above.astype(jnp.int32) - HALF_BINS.bit_length() + 1, LEAST_EXPONENT)
     width = jnp.ldexp(jnp.float32(1), exponent)
-    index = jnp.floor(flat / width[..., None]).astype(jnp.int32) + HALF_BINS
-    index = jnp.clip(index, 0, 2 * HALF_BINS - 1)
+    index = jnp.floor(flat / width[..., None]).astype(jnp.int32)
+    index = jnp.where(flat < 0, jnp.minimum(index, -1), index)  # a quotient that underflows to zero keeps its side
+    index = jnp.clip(index + HALF_BINS, 0, 2 * HALF_BINS - 1)
     count = lambda row: jnp.zeros(2 * HALF_BINS, jnp.int32).at[row].add(1)  # noqa: E731  # mapped over the stack
     for _ in stack:
         count = jax.vmap(count)

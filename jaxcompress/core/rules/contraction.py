@@ -101,13 +101,14 @@ def _contract_parts(
     """A product with joined leaves: a sum over parts where the joined axis is contracted, else a join of products."""
     pairs = dict(zip((*contract[1], *batch[1]), (*contract[0], *batch[0]), strict=True))
     at, outs = 0, []
-    for part in join.parts:
+    for index, part in enumerate(join.parts):
         width = part.shape[join.axis]
         own = x
         if join.axis in pairs:
             own = lax.slice_in_dim(x, at, at + width, axis=pairs[join.axis])
             at += width
-        outs.append(_contract(run, eqn, own, part, contract, batch))
+        with run.part(index):
+            outs.append(_contract(run, eqn, own, part, contract, batch))
     if join.axis in contract[1]:
         return sum(outs[1:], start=outs[0])
     if join.axis in batch[1]:

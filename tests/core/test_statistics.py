@@ -1,0 +1,120 @@
+"""Streaming statistics: merging is exact, in any order and on any number of devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from jaxcompress.core import statistics
+
+ALL = tuple(statistics.STATISTICS)
+collect = jax.jit(statistics.collect, static_argnums=0)
+
+
+def rows(seed, *shape, scale=1.0):
+    return jnp.asarray(scale * np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def check(found, x, out):
+    """Against NumPy in float64."""
+    x, out = np.asarray(x, np.float64), np.asarray(out, np.float64)
+    close = {"rtol": 1e-5, "atol": 1e-5 * np.abs(x).max() ** 2}  # float32 sums of 60 terms of both signs
+    np.testing.assert_allclose(found["mean"], x.sum(-2), **close)
+    np.testing.assert_allclose(found["second_moment"], np.einsum("...nk,...nl->...kl", x, x), **close)
+    np.testing.assert_allclose(found["output_second_moment"], np.einsum("...nk,...nl->...kl", out, out), **close)
+    np.testing.assert_array_equal(found["absmax"], np.abs(x).max(-2))
+    np.testing.assert_array_equal(found["min"], x.min(-2))
+    np.testing.assert_array_equal(found["max"], x.max(-2))
+    np.testing.assert_array_equal(found["count"], np.full(x.shape[:-2], x.shape[-2]))
+    check_histogram(found["histogram"], x)
+
+
+def check_histogram(histogram, x):
+    counts, exponent = map(np.asarray, histogram)
+    edges = statistics.bin_edges(exponent)
+    for at in np.ndindex(counts.shape[:-1]):
+        values = np.asarray(x, np.float64)[at].ravel()
+        np.testing.assert_array_equal(counts[at], np.histogram(values, edges[at])[0])
+        assert counts[at].sum() == values.size
+
+
+def test_one_call():
+    x, out = rows(0, 20, 5), rows(1, 20, 3)
+    check(collect(ALL, x, out), x, out)
+
+
+def test_stacked_and_half_precision():
+    x, out = rows(0, 4, 20, 5).astype(jnp.bfloat16), rows(1, 4, 20, 3)
+    found = collect(ALL, x, out)
+    assert found["second_moment"].dtype == jnp.float32
+    check(found, x, out)
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+def test_merging_is_the_whole(on_host):
+    x, out = rows(0, 3, 20, 5, scale=np.array([1e-3, 1, 1e4])[:, None, None]), rows(1, 3, 20, 2)
+    convert = statistics.to_host if on_host else lambda found: found
+    total = statistics.empty(jax.eval_shape(lambda: collect(ALL, x, out)))
+    for piece in (slice(0, 4), slice(4, 5), slice(5, 20)):
+        found = convert(collect(ALL, x[:, piece], out[:, piece]))
+        total = statistics.combine(convert(total), found)
+    check(total, x, out)
+
+
+def test_counts_are_exact_above_what_float32_holds():
+    host = statistics.to_host(collect((), rows(0, 2, 1), rows(0, 2, 1)))
+    big = dict(host, count=np.asarray(2**40, np.int64))
+    assert statistics.combine(big, host)["count"] == 2**40 + 2
+
+
+def test_over_devices():
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    x, out = rows(0, 24, 5) * jnp.exp(jnp.arange(24.0))[:, None] / jnp.float32(1e6), rows(1, 24, 3)
+    x = x / jnp.float32(1e3)
+    merged = jax.shard_map(
+        lambda x, out: statistics.across(statistics.collect(ALL, x, out), ("d",)),
+        mesh=mesh, in_specs=P("d"), out_specs=P(),
+    )  # fmt: skip
+    check(jax.jit(merged)(x, out), x, out)
+
+
+def test_no_axes_no_change():
+    found = collect(("mean",), rows(0, 4, 2), rows(0, 4, 2))
+    assert statistics.across(found, ()) is found
+
+
+def test_not_finite_is_counted():
+    x = jnp.array([[1.0, jnp.nan], [jnp.inf, 2.0]])
+    found = collect(("absmax",), x, x)
+    assert int(found["nonfinite"]) == 2
+    assert int(found["count"]) == 2
+
+
+values = st.floats(-(2.0**120), 2.0**120, width=32, allow_subnormal=False)
+batches = st.lists(st.lists(values, min_size=6, max_size=6), min_size=1, max_size=4)
+
+
+@settings(max_examples=15)
+@given(batches)
+def test_histograms_merge_exactly(batch):
+    """Any range beside any other: no count moves to a wrong bin, none is lost."""
+    found = None
+    for row in batch:
+        one = statistics.to_host(collect(("histogram",), jnp.asarray(row, jnp.float32)[:, None], jnp.zeros((6, 1))))
+        found = one if found is None else statistics.combine(found, one)
+    x = np.asarray(batch, np.float32).reshape(-1, 1)
+    check_histogram(found["histogram"], x)
+    device = None
+    for row in batch:
+        one = collect(("histogram",), jnp.asarray(row, jnp.float32)[:, None], jnp.zeros((6, 1)))
+        device = one if device is None else jax.jit(statistics.combine)(device, one)
+    np.testing.assert_array_equal(device["histogram"][0], found["histogram"][0])
+
+
+def test_histogram_of_zeros_and_of_edges():
+    for x in (jnp.zeros((5, 1)), jnp.array([[1.0], [-1.0], [0.5], [-0.5], [0.0]]), jnp.full((5, 1), 1e-45)):
+        check_histogram(collect(("histogram",), x, x)["histogram"], x)
