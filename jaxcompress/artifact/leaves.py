@@ -17,9 +17,7 @@ behind the others of their owner, so that the support is known when they are rea
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,7 +38,6 @@ from jaxcompress.core.leaf import (
     static_fields,
 )
 
-_ROOMS = ("jaxcompress.prune", "jaxcompress.cluster", "jaxcompress.quantize", "jaxcompress.factorize")
 _Path = tuple[str, ...]
 NextShape = Callable[[], tuple[int, ...]]
 NextArray = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
@@ -261,14 +258,12 @@ def _to_jax(array: np.ndarray) -> Any:
 
 
 def _class(name: str) -> type[CompressedArray]:
-    for room in (None, *_ROOMS):  # a process that only loads has imported none of them
-        if room is not None:
-            importlib.import_module(room)
-        with contextlib.suppress(KeyError):
-            return kind_class(name)
-    raise ArtifactError(
-        f"load: unknown leaf kind {name!r:.80} in the file; import the module that defines it, then load"
-    )
+    try:
+        return kind_class(name)
+    except KeyError as error:
+        raise ArtifactError(
+            f"load: unknown leaf kind {name!r:.80} in the file; import the module that defines it, then load"
+        ) from error
 
 
 def _dtype(name: str) -> np.dtype:
