@@ -1,6 +1,7 @@
 """The strongest coder: every array under a model of its own, all in one entropy-coded stream.
 
-Masks go through `masks.mask`, all else through byte planes, each under the best of a few models (`entropy.plane`).
+Masks go through `masks.mask`, all else through byte planes, each under the best of a few models (`entropy.plane`),
+with a mask of the zeros where there are many; and what zstd makes smaller stands there as zstd made it.
 The models learn as they go, so that small arrays pay for no tables, and one stream for all arrays pays for one end.
 """
 
@@ -8,15 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from jaxcompress.artifact import bits
-from jaxcompress.artifact.entropy import Coder, Decoder, Encoder, plane
+from jaxcompress.artifact.entropy import Coder, Decoder, Encoder, Option, plane
 from jaxcompress.artifact.errors import ArtifactError
 from jaxcompress.artifact.masks import mask
+from jaxcompress.artifact.streams import LETTERS, ByteReader, ByteWriter
+from jaxcompress.artifact.tallies import tallies
 
+Reserve: TypeAlias = Callable[[int], None]
+_ZIPPED_BYTES = 128  # smaller arrays are not tried with zstd
+_THOROUGH_BYTES = 1 << 20  # larger ones only with its fastest level
+_MAX_ZIPPED = 1 << 40  # bytes
 _STREAM_SYMBOLS = 1 << 24  # a stream ends behind the array with which it holds so many; bounds the encoder's memory
 
 
@@ -30,7 +37,7 @@ class EntropyWriter:
 
     def put(self, array: np.ndarray) -> None:
         """Adds one array."""
-        _array(self._encoder, array, array.shape, array.dtype)
+        _array(self._encoder, array, array.shape, array.dtype, lambda size: None)
         self._arrays += 1
         if self._encoder.symbols >= _STREAM_SYMBOLS:
             self._close()
@@ -58,7 +65,7 @@ class EntropyReader:
         reserve: called with the bytes that are about to be allocated; raises when that is too much.
     """
 
-    def __init__(self, plan: Any, read: Callable[[int, int], bytes], length: int, reserve: Callable[[int], None]):
+    def __init__(self, plan: Any, read: Callable[[int, int], bytes], length: int, reserve: Reserve):
         if not isinstance(plan, list) or len(plan) % 2 or not all(type(n) is int and n >= 0 for n in plan):
             raise ArtifactError("load: the list of streams is malformed; the file was not written by save()")
         last = length - sum(plan[::2])
@@ -80,7 +87,7 @@ class EntropyReader:
         words, planes = bits.word_count(shape, dtype)
         self._reserve(4 * words * planes)  # symbols are int32 on the way
         before = self._decoder.bits_left
-        array = _array(self._decoder, None, shape, dtype)
+        array = _array(self._decoder, None, shape, dtype, self._reserve)
         self.last_bytes = max(0, before - self._decoder.bits_left) / 8
         return array
 
@@ -103,19 +110,27 @@ class EntropyReader:
         self._offset += stored
 
 
-def _array(io: Coder, array: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _array(
+    io: Coder, array: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype, reserve: Reserve
+) -> np.ndarray:
+    options: list[Option | None]
     if dtype == np.bool_:
-        return mask(io, array, shape)
-    words, count = bits.word_count(shape, dtype)
-    sides = shape if math.prod(shape) == words else (*shape, words // max(1, math.prod(shape)))  # complex: two words
-    given = None if array is None else np.stack(bits.to_planes(array))
-    kept = words if given is None else int(np.count_nonzero(given.any(0)))
-    worthwhile = given is None or 0 < 8 * kept < 7 * words
-    options = [
-        lambda io: _planes(io, given, count, words),
-        (lambda io: _sparse(io, given, count, sides)) if worthwhile else None,
-    ]
-    return bits.from_planes(list(io.choose(options)), dtype).reshape(shape)
+        options = [lambda io: mask(io, array, shape)]
+    else:
+        words, count = bits.word_count(shape, dtype)
+        given = None if array is None else np.stack(bits.to_planes(array))
+        kept = words if given is None else int(np.count_nonzero(given.any(0)))
+        worthwhile = given is None or 0 < 8 * kept < 7 * words
+        # A complex element is two words, on an axis of their own.
+        sides = shape if math.prod(shape) == words else (*shape, words // max(1, math.prod(shape)))
+        options = [
+            lambda io: bits.from_planes(list(_planes(io, given, count, words)), dtype),
+            (lambda io: bits.from_planes(list(_sparse(io, given, count, sides)), dtype)) if worthwhile else None,
+        ]
+    if math.prod(shape) * dtype.itemsize >= _ZIPPED_BYTES:
+        zeros = array is not None and not bits.to_words(array).any()
+        options.append(None if zeros else lambda io: _zipped(io, array, shape, dtype, reserve))
+    return io.choose(options).reshape(shape)
 
 
 def _planes(io: Coder, given: np.ndarray | None, count: int, words: int) -> np.ndarray:
@@ -129,3 +144,23 @@ def _sparse(io: Coder, given: np.ndarray | None, count: int, sides: tuple[int, .
     out = np.zeros((count, keep.size), np.uint8)
     out[:, keep] = _planes(io, None if given is None else given[:, keep], count, int(keep.sum()))
     return out
+
+
+def _zipped(
+    io: Coder, array: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype, reserve: Reserve
+) -> np.ndarray:
+    """What zstd makes of the array, for patterns that repeat and that no model here sees."""
+    letter = lengths = stream = None
+    if array is not None:
+        writer = ByteWriter(None if array.nbytes <= _THOROUGH_BYTES else 1)
+        writer.put(array)
+        (packed,), (letters, _, *sizes) = writer.finish()
+        letter, lengths, stream = np.array([LETTERS.index(letters)]), np.array(sizes), np.frombuffer(packed, np.uint8)
+    letters = LETTERS[int(io.uniform(letter, 1, len(LETTERS))[0])]
+    stored, raw = tallies(io, lengths, 2, _MAX_ZIPPED).tolist()
+    reserve(4 * stored)
+    packed = io.uniform(stream, stored, 256).astype(np.uint8).tobytes()
+    reader = ByteReader([letters, letters, stored, raw], lambda at, size: packed[at : at + size], stored, reserve)
+    unpacked = reader.get(shape, dtype)
+    reader.finish()
+    return unpacked

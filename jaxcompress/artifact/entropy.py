@@ -27,6 +27,7 @@ from jaxcompress.artifact.errors import ArtifactError
 _TOTAL_BITS = 22  # weights of a model sum to about 2**22; constriction resolves 2**-24
 _GRID = 1 << _TOTAL_BITS
 _MARK = np.array([255], np.int32)  # stands at the end of a stream; an exhausted coder yields zeros for ever
+_STATE_BITS = 64  # of the coder
 _FIRST_BLOCK = 8
 SHIFTS = (1, 4, 8)  # an unseen symbol counts as 1/2, 1/16 or 1/256 of a seen one
 
@@ -135,6 +136,8 @@ class Decoder:
     def uniform(self, values: np.ndarray | None, count: int, size: int) -> np.ndarray:
         """See `Coder`."""
         del values
+        if count * (size.bit_length() - 1) > self.bits_left + _STATE_BITS:
+            raise ArtifactError(f"load: {count} values are said to be in a stream of {self.bits_left} bits; refused")
         return np.zeros(count, np.int32) if size == 1 else self._decode(count, "uniform", size)
 
     def weighted(self, values: np.ndarray | None, count: int, weights: np.ndarray) -> np.ndarray:

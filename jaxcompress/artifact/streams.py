@@ -4,6 +4,7 @@ An array takes whichever of its codings zstd makes smallest; the letter of the c
 
 | letter | what |
 | ------ | ---- |
+| ``z`` | all bits are zero: nothing is stored |
 | ``b`` | bits of a mask, packed |
 | ``g`` | a mask as the distances between its True entries, a byte each, 255 continues |
 | ``c`` | one-byte elements |
@@ -17,6 +18,7 @@ reading needs the memory of the model and one frame.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +28,7 @@ import zstandard
 from jaxcompress.artifact import bits
 from jaxcompress.artifact.errors import ArtifactError
 
+LETTERS = "zbgcpsr"
 _FRAME_BYTES = 1 << 22
 _GAP_HEADER = 5  # bytes for the length of the gaps of one mask
 _MAX_RATIO = 1 << 15  # a zstd block of 4 bytes yields 128 KiB at most
@@ -117,7 +120,9 @@ class ByteReader:
         self.last_bytes = 0.0
         letter = next(self._letters, None)
         words, planes = bits.word_count(shape, dtype)
-        if letter == "b" and dtype == np.bool_:
+        if letter == "z":
+            flat = np.zeros(math.prod(shape), dtype)
+        elif letter == "b" and dtype == np.bool_:
             packed = np.frombuffer(self._take(letter, bits.packed_bytes(words, 1)), np.uint8)
             flat = np.unpackbits(packed, count=words).view(np.bool_)
         elif letter == "g" and dtype == np.bool_:
@@ -184,6 +189,8 @@ class ByteReader:
 
 
 def _codings(array: np.ndarray) -> list[tuple[str, bytes]]:
+    if not bits.to_words(array).any():
+        return [("z", b"")]
     if array.dtype == np.bool_:
         return [("b", np.packbits(array).tobytes()), *_gaps(array)]
     words, planes = bits.to_words(array), bits.to_planes(array)
@@ -191,11 +198,10 @@ def _codings(array: np.ndarray) -> list[tuple[str, bytes]]:
         little = words.astype(words.dtype.newbyteorder("<"), copy=False)
         return [("s", b"".join(plane.tobytes() for plane in planes)), ("r", little.tobytes())]
     codings = [("c", words.tobytes())]
-    if words.size:
-        low = planes[0].min()
-        width = max(1, int(planes[0].max() - low).bit_length())
-        if width < 8:
-            codings.append(("p", bytes([low, width]) + bits.pack(planes[0] - low, width)))
+    low = planes[0].min()
+    width = max(1, int(planes[0].max() - low).bit_length())
+    if width < 8:
+        codings.append(("p", bytes([low, width]) + bits.pack(planes[0] - low, width)))
     return codings
 
 
