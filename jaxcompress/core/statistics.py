@@ -138,7 +138,7 @@ def _coarsen(counts: jax.Array, shift: jax.Array) -> jax.Array:
     """Joins ``2**shift`` neighbouring bins, keeping zero an edge."""
 
     def one(row: jax.Array, by: jax.Array) -> jax.Array:
-        target = jnp.right_shift(jnp.arange(2 * HALF_BINS) - HALF_BINS, jnp.minimum(by, 31)) + HALF_BINS
+        target = jnp.right_shift(jnp.arange(-HALF_BINS, HALF_BINS, dtype=by.dtype), jnp.minimum(by, 31)) + HALF_BINS
         return jnp.zeros_like(row).at[target].add(row)
 
     for _ in range(counts.ndim - 1):

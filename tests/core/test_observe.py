@@ -326,3 +326,11 @@ def test_parameters_are_left_alone():
     before = jax.tree.map(np.array, PARAMS)
     observe(mlp, PARAMS, BATCHES)
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, PARAMS))
+
+
+def test_x64():
+    fn = lambda p, x: lax.fori_loop(0, 3, lambda i, x: jnp.tanh(x @ p["w"]), x)  # noqa: E731
+    with jax.enable_x64(True):
+        params, batches = jax.tree.map(lambda a: jnp.asarray(np.float64(a)), (PARAMS["w"], BATCHES))
+        (observed,) = observe(fn, {"w": params}, batches, what=ALL)["w"]
+        check(observed, captured([params] * 3, jnp.concatenate(batches)))
