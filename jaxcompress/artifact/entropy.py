@@ -165,7 +165,7 @@ class Decoder:
         if self.uniform(None, 1, 256)[0] != _MARK[0] or not self._coder.is_empty():
             raise ArtifactError(
                 "load: an entropy-coded stream does not decode to its end: it was not written by save(), or this "
-                "release of constriction differs from the one that wrote it; install that one (constriction 0.4 or 0.5)"
+                "release of constriction differs from the one that wrote it; install that one"
             )
 
     def _decode(self, count: int, name: str, model: Any) -> np.ndarray:
