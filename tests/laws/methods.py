@@ -6,7 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxcompress.cluster import KMeans, kmeans
+from jaxcompress.factorize import SVD, svd
 from jaxcompress.prune import Magnitude, magnitude
+from jaxcompress.quantize import RTN, rtn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Method:
         settings: a choice that changes every kernel.
         null: settings under which nothing may change, None if the method has none.
         rejects: settings that must raise a ValueError, with the name that the message must hold.
-        traced: True if the method runs under `jit`.
+        traced: True if the method runs under `jit` with these settings.
     """
 
     fn: Callable[..., Any]
@@ -44,5 +47,48 @@ METHODS: dict[str, Method] = {
         settings={"sparsity": 0.5, "scope": "global"},
         null={"sparsity": 0.0, "scope": "global"},
         rejects={"sparsity": {"sparsity": -0.1, "scope": "global"}},
+    ),
+    "kmeans": Method(
+        kmeans,
+        KMeans,
+        settings={"bits": 3, "iterations": 10},
+        null={"levels": 256},  # more levels than weights
+        rejects={"bits": {"bits": 17}, "levels": {"levels": 0}, "either bits= or levels=": {}},
+    ),
+    "kmeans_quantile": Method(
+        kmeans,
+        KMeans,
+        settings={"levels": 5, "init": "quantile", "codebook_dtype": "bfloat16"},
+        null=None,
+        rejects={"init": {"levels": 5, "init": "middle"}},
+    ),
+    "rtn_int8": Method(
+        rtn,
+        RTN,
+        settings={"bits": 8},
+        null=None,
+        rejects={"bits": {"bits": 3}, "group_size": {"bits": 8, "group_size": 5}},
+    ),
+    "rtn_int4_groups": Method(
+        rtn,
+        RTN,
+        settings={"bits": 4, "group_size": 2},
+        null=None,
+        rejects={"group_size": {"bits": 4, "group_size": 64}},
+    ),
+    "svd": Method(
+        svd,
+        SVD,
+        settings={"rank": 2},
+        null=None,  # a rank that keeps everything saves nothing, and is refused
+        rejects={"rank": {"rank": 0}, "saves nothing": {"rank": 8}},
+    ),
+    "svd_energy": Method(
+        svd,
+        SVD,
+        settings={"rank": 0.4},
+        null=None,
+        rejects={"rank must be": {"rank": 1.5}, "saves nothing": {"rank": 0.999}},
+        traced=False,
     ),
 }

@@ -1,6 +1,7 @@
 """Every public tree method obeys the laws of methods."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -21,8 +22,8 @@ every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
 def network():
-    """Two kernels and a bias."""
-    return {"first": arrays(w=(16, 12), b=(12,)), "second": arrays(seed=1, w=(12, 8))}
+    """Two kernels, of one shape so that they compile once, and a bias."""
+    return {"first": arrays(w=(12, 12), b=(12,)), "second": arrays(seed=1, w=(12, 12))}
 
 
 def changed(before, after):
@@ -100,11 +101,19 @@ def test_weights_that_are_no_numbers_are_an_error(method, bad):
         method.fn(params, **method.settings)
 
 
-@every_method
-@pytest.mark.parametrize("name", ["attention_transformer", "linen_batch_norm", "nnx_lstm", "equinox_mlp"])
-def test_sites_choose_the_weights(method, name):
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        ("kmeans", "transform_nn_scan"),
+        *itertools.product(
+            ["magnitude", "rtn_int4_groups", "svd"],
+            ["transform_nn_scan", "conv_same", "attention_self", "plain_transposed"],
+        ),
+    ],
+)
+def test_sites_choose_the_weights(name, of):
     """Kernels of any rank, stacked or not: what `sites` calls a weight is compressed, and nothing else."""
-    model = ZOO[name].model
+    method, model = METHODS[name], ZOO[of].model
     found = sites(model.fn, model.params, *model.inputs, **model.kwargs)
     out = method.fn(model.params, **method.settings, sites=found)
     assert changed(model.params, out) == set(model.weights)
