@@ -147,6 +147,17 @@ def test_picked_layers_stay_compressed(fn):
     np.testing.assert_allclose(lift(fn)(params, X), fn(materialize(params), X), rtol=1e-4, atol=1e-5)
 
 
+def test_branches_of_other_platforms_are_not_compiled():
+    """A branch may hold what only its platform can compile."""
+    fn = lambda p, x: lax.platform_dependent(p["w"], x, tpu=lambda w, x: x @ w, default=step)  # noqa: E731
+    jaxpr = jax.make_jaxpr(lift(fn))(PARAMS, X).jaxpr
+    (equation,) = (e for e in all_equations(jaxpr) if e.primitive.name == "cond")
+    assert equation.params["branches_platforms"] == (("tpu",), None)
+    text = jax.jit(lift(fn)).lower(PARAMS, X).as_text()
+    assert text.count("stablehlo.tanh") == 1
+    assert text.count("stablehlo.dot_general") == 2  # the two thin products of the branch for this platform
+
+
 def test_changing_carries_are_materialized_and_named():
     fn = lambda p, x: lax.fori_loop(0, 2, lambda i, s: (s[0] * 2, step(s[0], s[1])), (p["w"], x))[1]  # noqa: E731
     (line,) = explain(fn, PARAMS, X)
