@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -48,7 +48,7 @@ class Bars:
             name = f"{event.stage + 1}/{event.stages} {self._names[event.stage]}".ljust(24)
             self._tasks[event.stage] = self._progress.add_task(name, total=total, loss="", error="")
         error = event.done.metrics if event.done else event.metrics
-        changes = {"completed": total if event.done else event.step}
+        changes: dict[str, Any] = {"completed": total if event.done else event.step}
         if event.loss is not None:
             changes["loss"] = f"loss {event.loss:.4f}"
         if "error" in error:

@@ -327,7 +327,7 @@ def bit_width(dtype: Any) -> int:
     """Bits of one packed element: 1 for bool, 4 for int4, 2 for int2, 32 for float32, 64 for a complex64 or a key."""
     if dtype == jnp.bool_:
         return 1
-    if jnp.issubdtype(dtype, jnp.complexfloating) or jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(dtype, jnp.complexfloating) or jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return 8 * dtype.itemsize
     return jnp.iinfo(dtype).bits if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype).bits
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -35,7 +35,7 @@ def compress(
     progress: Hook | None = None,
     chunk: int = 50,
     evaluate_chunks: bool = False,
-    coder: str = "zstd",
+    coder: Literal["zstd", "constriction"] = "zstd",
 ) -> Result:
     """Carries out a recipe and measures every stage: bytes of a file that is really written, error, seconds, sparsity.
 

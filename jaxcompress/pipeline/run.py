@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ class Run:
     progress: Hook | None
     chunk: int
     evaluate_chunks: bool
-    coder: str
+    coder: Literal["zstd", "constriction"]
     sites: Sites | None
 
     def carry_out(self, params: Any, key: jax.Array) -> Result:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, INK, GREY, PALE = "#2563a8", "#d9622b", "#1f2933", "#7b8794", "#e4e7eb"
 
-_STYLE = {
+_STYLE: Any = {  # matplotlib names its settings one by one in a type
     "svg.hashsalt": "jaxcompress",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -78,8 +78,7 @@ def histograms(
     before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], codebooks: Mapping[str, np.ndarray]
 ) -> str:
     """The weights of each layer before and after; zeros are counted, not drawn, and codebook entries marked."""
-    with _figure(9.6, 1.95 * len(before)) as figure:
-        figure.get_layout_engine().set(h_pad=0.1)
+    with _figure(9.6, 1.95 * len(before), h_pad=0.1) as figure:
         grid = figure.subplots(len(before), 2, squeeze=False)
         for (left, right), (name, weights) in zip(grid, before.items(), strict=True):
             dense, kept = np.ravel(weights), np.ravel(after[name])
@@ -89,13 +88,11 @@ def histograms(
             left.hist(dense, bins=80, range=limits, color=GREY)
             left.set(title=f"{name}: {dense.size:,} weights", yticks=[], xlim=limits)
             right.hist(kept, bins=160, range=limits, color=BLUE)
-            right.set(
-                title=f"{kept.size:,} kept at {entries.size or 'any'} values (▲ the codebook)", yticks=[], xlim=limits
-            )
-            ground = right.get_xaxis_transform()
-            right.plot(
-                entries, np.full(entries.shape, -0.06), "^", color=ORANGE, markersize=4, clip_on=False, transform=ground
-            )
+            shared = f" at {entries.size} values (▲ the codebook)" if entries.size else ""
+            right.set(title=f"{kept.size:,} kept{shared}", yticks=[], xlim=limits)
+            if entries.size:
+                feet, ground = np.full(entries.shape, -0.06), right.get_xaxis_transform()
+                right.plot(entries, feet, "^", color=ORANGE, markersize=4, clip_on=False, transform=ground)
             right.tick_params(axis="x", pad=7)
             for axes in (left, right):
                 axes.spines["left"].set_visible(False)
@@ -161,13 +158,14 @@ def _limits(*arrays: np.ndarray) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
+def _figure(width: float, height: float, *, h_pad: float | None = None) -> Iterator[Figure]:
     """A figure in our style; what is drawn inside the ``with`` has it too, and nothing else."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with rc_context(_STYLE):
-        yield Figure(figsize=(width, height), layout="constrained")
+        yield Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=h_pad))
 
 
 def _svg(figure: Figure) -> str:

@@ -37,7 +37,8 @@ def dot_general(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> lis
         return [jax.sharding.reshard(_product(run, eqn, x, leaf, contract, batch, leaf_is_lhs), sharding)]
     # The products of a kind do not know of explicit shardings: the compiler chooses theirs, the result has this one.
     product = functools.partial(_product, run, eqn, contract=contract, batch=batch, leaf_is_lhs=leaf_is_lhs)
-    return [jax.sharding.auto_axes(product, out_sharding=sharding)(x, leaf)]
+    automatic: Any = jax.sharding.auto_axes(product, out_sharding=sharding)
+    return [automatic(x, leaf)]
 
 
 def _product(
