@@ -23,12 +23,12 @@ def row(metric: str, value: float, unit: str, peer: str, peer_value: float) -> d
     return {"metric": metric, "value": value, "unit": unit, "peer": peer, "peer_value": peer_value, "ratio": ratio}
 
 
-def interleaved_ms(rivals: Mapping[str, Callable[[], Any]], *, rounds: int, warm: bool = True) -> dict[str, float]:
+def interleaved_ms(rivals: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, float]:
     """Median milliseconds of each function, called in turn so that a busy moment of the machine meets all of them.
 
-    With ``warm``, one round before the first is not counted: it compiles.
+    One round before the first is not counted: it compiles.
     """
-    for run in rivals.values() if warm else ():
+    for run in rivals.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
