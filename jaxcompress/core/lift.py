@@ -96,7 +96,10 @@ def _runner(fn: Callable[..., Any]) -> Any:
 
 
 def _evaluate(fn: Any, static: Static, arrays: Sequence[Any]) -> Any:
-    """Traces ``fn`` at the dense shapes and evaluates the trace on the leaves."""
+    """Traces ``fn`` at the dense shapes and evaluates the trace on the leaves; without a leaf, calls ``fn``."""
+    if not any(map(is_compressed, arrays)):
+        args, kwargs = merge_static(static, arrays)
+        return fn(*args, **kwargs)
     return evaluate(Interpreter(), fn, static, arrays)
 
 
