@@ -128,7 +128,7 @@ def products(draw):
     return shape, chain, x_shape, numbers, draw(st.booleans())
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(products())
 def test_any_product_of_any_view_is_the_dense_product(case):
     shape, chain, x_shape, (contract, batch), leaf_is_lhs = case

@@ -197,14 +197,12 @@ def test_results_of_bodies():
 
 def test_gradients_through_control_flow():
     def fn(p, x):
-        x = scan_sliced(p, x)
-        x = jax.checkpoint(scan_nested)(p, x)
-        return jnp.sum(cond({"w": p["w"][0]}, x) ** 2)
+        return jnp.sum(cond({"w": p["w"][0]}, jax.checkpoint(scan_sliced)(p, x)) ** 2)
 
     ours = jax.jit(jax.grad(lift(fn), (0, 1)))(STACK, X)
     theirs = jax.jit(jax.grad(lambda p, x: fn(materialize(p), x), (0, 1)))(STACK, X)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)  # ten products deep
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)  # four products deep, and back
 
 
 def remats(fn, *args):
