@@ -1,6 +1,6 @@
-"""Writes the kept results of the benchmarks into README.md, between its two markers.
+"""Writes the kept results of the benchmarks into README.md, between its two markers: `python -m benchmarks.readme_tables`.
 
-    python -m benchmarks.readme_tables
+A test fails while the README and the kept results differ.
 """
 
 from __future__ import annotations
@@ -25,9 +25,14 @@ def table(name: str, kept: Mapping[str, Any]) -> Iterator[str]:
     yield "|---|---:|---|---|---:|---:|"
     for line in kept["results"]:
         yield (
-            f"| {line['metric']} | {line['value']:.4g} | {line['unit']} "
-            f"| {line['peer']} | {line['peer_value']:.4g} | {line['ratio']:.3g} |"
+            f"| {line['metric']} | {number(line['value'])} | {line['unit']} "
+            f"| {line['peer']} | {number(line['peer_value'])} | {line['ratio']:.3g} |"
         )
+
+
+def number(value: float) -> str:
+    """Four digits that count, or all those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def section(files: Iterable[Path]) -> str:

@@ -233,7 +233,8 @@ def cond(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value
         named = dict(zip(platforms, map(branch, bodies), strict=True))
         others = named.pop(None, None)
         by_platform = {name: body for names, body in named.items() for name in names}
-        outs, sink = lax.platform_dependent(*operands, default=others, **by_platform)
+        found: Any = lax.platform_dependent(*operands, default=others, **by_platform)
+        outs, sink = found
         run.absorb(sink)
         return outs
     outs, sink = lax.switch(jnp.asarray(dense_value(index), jnp.int32), [branch(body) for body in bodies], *operands)
