@@ -1,4 +1,4 @@
-"""Writes the kept results of the benchmarks into README.md, between its two markers: `python -m benchmarks.readme_tables`.
+"""Writes the kept results of the benchmarks into README.md, between its markers: `python -m benchmarks.readme_tables`.
 
 A test fails while the README and the kept results differ.
 """
