@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import jaxcompress as jc
 from jaxcompress.cli.inspection import inspection
@@ -36,10 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Demo(options.model, options.data, options.out, full=options.full).run()
     except KeyboardInterrupt:
         print("\nInterrupted. Run the same command again to go on from here.", file=sys.stderr)
+        if arguments is None:
+            _leave(INTERRUPTED)
         return INTERRUPTED
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"jaxcompress {options.command}: {error}", file=sys.stderr)
         return 1
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process at once: when Ctrl-C meets a compilation, jaxlib 0.10 crashes in the regular end (signal 11)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _require_extra() -> None:

@@ -107,6 +107,7 @@ class Demo:
                 inputs=lambda batch: (batch[0],),
                 state_dir=folder,
                 progress=bars,
+                chunk=25 if len(digits.test_images) <= 2_000 else 250,  # each one is evaluated
                 evaluate_chunks=True,
             )
         return result, folder

@@ -20,7 +20,7 @@ def fresh_logits(file: Path, images: np.ndarray) -> np.ndarray:
     """The outputs that a new process computes from a file alone.
 
     Raises:
-        RuntimeError: if the process fails; with what it wrote on standard error.
+        ChildProcessError: if the process fails; with what it wrote on standard error.
     """
     with tempfile.TemporaryDirectory() as folder:
         given, returned = Path(folder) / "images.npy", Path(folder) / "logits.npy"
@@ -28,7 +28,7 @@ def fresh_logits(file: Path, images: np.ndarray) -> np.ndarray:
         command = [sys.executable, "-m", "jaxcompress.cli.fresh", str(file), str(given), str(returned)]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         if process.returncode:
-            raise RuntimeError(f"a fresh process could not run {file}:\n{process.stderr}")
+            raise ChildProcessError(f"a fresh process could not run {file}:\n{process.stderr}")
         return np.load(returned)
 
 

@@ -95,9 +95,8 @@ class Trainer:
         while done < self.stage.steps:
             end, losses = min(done + self.chunk, self.stage.steps), []
             for step in range(done, end):  # not waited for: the next step is prepared while this one runs
-                state, loss = self._step(
-                    state, self._frozen, self._batches.arrays, self._batches.pick(step), step, self._key
-                )
+                picked = self._batches.pick(step)
+                state, loss = self._step(state, self._frozen, self._batches.arrays, picked, step, self._key)
                 losses.append(loss)
             self._check([float(loss) for loss in losses], done)
             yield Moment(state, end, float(np.mean(losses)), spent + time.perf_counter() - began)
