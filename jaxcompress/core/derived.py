@@ -17,13 +17,12 @@ from jax.extend.core import JaxprEqn
 from jaxcompress.core.tag import Dense
 from jaxcompress.core.view import Concat, Origin, Value, View, view_of
 
-ELEMENTWISE = frozenset(
-    """
-    abs add and ceil clamp convert_element_type copy cos cube div eq erf exp exp2 expm1 floor ge gt integer_pow
-    is_finite le log log1p logistic lt max min mul ne neg not or pow reduce_precision rem round rsqrt select_n sign sin
-    sqrt square stop_gradient sub tanh xor
-    """.split()
-)
+_NAMES = """
+abs add and ceil clamp convert_element_type copy cos cube div eq erf exp exp2 expm1 floor ge gt integer_pow is_finite
+le log log1p logistic lt max min mul ne neg not or pow reduce_precision rem round rsqrt select_n sign sin sqrt square
+stop_gradient sub tanh xor
+"""
+ELEMENTWISE = frozenset(_NAMES.split())
 
 
 def constant(value: Any) -> Value:
