@@ -1,4 +1,4 @@
-"""What `lift` costs a model whose leaves are all dense: the program, its tracing, and an eager call.
+"""What `lift` costs a model: the program, its tracing and an eager call with dense leaves, tracing with int8 leaves.
 
     python -m benchmarks.lift_overhead [--quick] [--json PATH]
 
@@ -63,8 +63,13 @@ def time_rows(name: str, model: Model, *, rounds: int) -> list[dict[str, Any]]:
     """Tracing with fresh functions, and eager calls after the first, against `fn` eager and compiled."""
     fn, params, inputs = model
     lifted, compiled = jc.lift(fn), jax.jit(fn)
+    packed = jc.quantize.rtn(params, bits=8, sites=jc.sites(fn, params, inputs))
     contests = {
         "fresh tracing": ({"lift": tracing(jc.lift, model), "fn": tracing(lambda f: f, model)}, "jit(fn)"),
+        "fresh tracing, int8 leaves": (
+            {"lift": tracing(jc.lift, (fn, packed, inputs)), "fn": tracing(lambda f: f, model)},
+            "jit(fn), dense",
+        ),
         "eager call": ({"lift": calling(lifted, params, inputs), "fn": calling(fn, params, inputs)}, "fn"),
         "eager call, against compiled": (
             {"lift": calling(lifted, params, inputs), "fn": calling(compiled, params, inputs)},
