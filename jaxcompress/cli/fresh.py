@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 import tempfile
@@ -34,8 +33,6 @@ def fresh_logits(file: Path, images: np.ndarray) -> np.ndarray:
 
 def predict(file: str, given: str, returned: str) -> None:
     """Loads a file that the demo saved, and writes the outputs for the given images."""
-    for room in ("prune", "cluster"):  # they register the leaf kinds
-        importlib.import_module(f"jaxcompress.{room}")
     artifact = load(file)
     apply = lift(MODELS[artifact.meta["model"]].fn)
     np.save(returned, logits(apply, artifact.params, np.load(given)))

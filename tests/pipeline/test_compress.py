@@ -50,7 +50,7 @@ RECIPE = Recipe(
     [
         jc.train.Finetune(steps=12, learning_rate=1e-2, batch_size=8),
         jc.train.GradualPruning(steps=18, learning_rate=1e-2, batch_size=8, sparsity={"**/kernel": 0.75}, every=4),
-        jc.cluster.KMeans(bits=2),
+        jc.cluster.KMeans(bits=2, where="a/kernel"),
         jc.train.Finetune(steps=6, learning_rate=1e-3, batch_size=8),
     ]
 )
