@@ -138,19 +138,19 @@ def _cluster(
     shape = arrays[0].shape
     layers = math.prod(shape[:stack])
     rows = jnp.stack(arrays).reshape(len(arrays) * layers, -1)
-    counts = [jnp.ones(shape, bool) if support is None else support for support in supports]
-    kept = jnp.stack(counts).reshape(rows.shape)
+    known = [support for support in supports if support is not None]
+    kept = jnp.stack(known).reshape(rows.shape) if known else None
     fit = functools.partial(
         _shared_values, levels=levels, init=init, keep_zero=keep_zero, codebook_dtype=codebook_dtype
     )
-    codes, tables = jax.vmap(fit, in_axes=(0, 0, None))(rows, kept, iterations)
+    codes, tables = jax.vmap(fit, in_axes=(0, 0 if known else None, None))(rows, kept, iterations)
     codes = codes.astype(jnp.uint8 if levels <= 256 else jnp.uint16).reshape(len(arrays), *shape)
     return list(zip(codes, tables.reshape(len(arrays), *shape[:stack], levels), strict=True))
 
 
 def _shared_values(
     row: jax.Array,
-    kept: jax.Array,
+    kept: jax.Array | None,
     iterations: int,
     *,
     levels: int,
@@ -159,14 +159,14 @@ def _shared_values(
     codebook_dtype: Any,
 ) -> tuple[jax.Array, jax.Array]:
     zero = row == jnp.zeros((), row.dtype)
-    counted = kept & ~zero if keep_zero else kept
+    counted = (~zero if kept is None else kept & ~zero) if keep_zero else kept
     fitted = scalar_kmeans(row, counted, levels=levels - keep_zero, init=init, iterations=iterations).codebook
     table = fitted.astype(codebook_dtype)
     codes = nearest(row.astype(fitted.dtype), table.astype(fitted.dtype))
     if keep_zero:
         table = jnp.concatenate([jnp.zeros((1,), table.dtype), table])
         codes = jnp.where(zero, 0, codes + 1)
-    return jnp.where(kept, codes, 0), table
+    return codes if kept is None else jnp.where(kept, codes, 0), table
 
 
 def _stack_ndim(part: Part) -> int:

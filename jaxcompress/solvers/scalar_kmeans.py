@@ -18,9 +18,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Init: TypeAlias = Literal["linear", "density", "quantile"]
+from jaxcompress.solvers.intervals import best_intervals
+
+Init: TypeAlias = Literal["linear", "density", "quantile", "optimal"]
 
 _BLOCK = 256
+_ITEMS = 512  # that the dynamic programme of "optimal" cuts
 
 
 class ScalarKMeans(NamedTuple):
@@ -35,9 +38,10 @@ def scalar_kmeans(
 ) -> ScalarKMeans:
     """Clusters scalars by Lloyd's iteration: every value goes to its nearest centroid, every centroid to its mean.
 
-    It stops when no value changes its cluster, or after ``iterations``. A cluster that runs empty takes half of the one
-    with the largest squared error, while there is one with any. With fewer distinct values than levels every value is
-    met exactly and some levels coincide or go unused. All entries are finite whatever happens.
+    Besides, centroids that would hardly be missed (those of empty clusters first) move into clusters that gain more by
+    being split. It stops when nothing changes any more, or after ``iterations``, with the best centroids it met: a
+    local optimum. With fewer distinct values than levels every value is met exactly, and some levels coincide or go
+    unused. All entries are finite whatever happens.
 
     Args:
         x: finite floats of any shape, below 2^31 entries. Computed in float32 (float64 for float64 values).
@@ -45,7 +49,8 @@ def scalar_kmeans(
         levels: number of centroids, static.
         init: ``"linear"``: evenly spaced from the least to the greatest value. ``"density"``: at even steps of the
             cumulative distribution, both ends included (Han et al.). ``"quantile"``: at the medians of ``levels`` parts
-            of equal weight.
+            of equal weight. ``"optimal"``: where dynamic programming puts them, exactly for up to 512 values, else
+            on 512 runs of neighbouring values; costs ``levels * 512^2`` more.
         iterations: most iterations, static or traced.
 
     Returns:
@@ -64,14 +69,21 @@ def scalar_kmeans(
         raise ValueError(f"x must hold 1 to 2^31 - 1 values, got {x.size}")
     dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
     values = x.astype(dtype).reshape(-1)
-    mass = jnp.ones_like(values) if weights is None else weights.astype(dtype).reshape(-1)
+    # Ones that XLA does not know to be ones: it would add up a constant of this size while compiling, for seconds.
+    mass = jnp.isfinite(values).astype(dtype) if weights is None else weights.astype(dtype).reshape(-1)
     blocks = _blocks(values, mass)
-    centroids = _lloyd(blocks, initial_centroids(values, mass, levels=levels, init=init), iterations)
+    if init == "optimal":
+        start = _optimal_centroids(blocks, levels)
+    else:
+        start = initial_centroids(values, mass, levels=levels, init=init)
+    centroids = _lloyd(blocks, start, iterations)
     return ScalarKMeans(centroids, nearest(values, centroids).reshape(x.shape))
 
 
 def initial_centroids(x: jax.Array, weights: jax.Array, *, levels: int, init: Init) -> jax.Array:
-    """Where the centroids start; see `scalar_kmeans`. Zeros if all weights are zero.
+    """Where the centroids start, with ``"linear"``, ``"density"`` or ``"quantile"``; see `scalar_kmeans`.
+
+    Zeros if all weights are zero.
 
     Example:
         >>> x = jnp.array([0.0, 1.0, 2.0, 3.0, 4.0, 8.0])
@@ -91,7 +103,7 @@ def initial_centroids(x: jax.Array, weights: jax.Array, *, levels: int, init: In
         fraction = steps / jnp.asarray(levels - 1, x.dtype) if ends else (steps + 0.5) / jnp.asarray(levels, x.dtype)
         start = _quantiles(x, weights, fraction)
     else:
-        raise ValueError(f"init must be 'linear', 'density' or 'quantile', got {init!r}")
+        raise ValueError(f"init must be 'linear', 'density', 'quantile' or 'optimal', got {init!r}")
     return jnp.where(counts.any(), jnp.clip(start, low, high), jnp.zeros_like(start))
 
 
@@ -128,11 +140,31 @@ def _moments(weights: jax.Array, offsets: jax.Array) -> tuple[jax.Array, jax.Arr
     return weights.sum(axis=-1), first.sum(axis=-1), (first * offsets).sum(axis=-1)
 
 
+def _optimal_centroids(blocks: _Blocks, levels: int) -> jax.Array:
+    """The means of the best intervals of runs of values: half of the runs of equal width, half of equal weight."""
+    values, size = blocks.values.reshape(-1), blocks.values.size
+    if size <= _ITEMS:
+        ends = jnp.arange(size + 1, dtype=jnp.int32)
+    else:
+        fraction = jnp.arange(1, _ITEMS // 2 + 1, dtype=values.dtype) / jnp.asarray(_ITEMS // 2, values.dtype)
+        reached = jnp.cumsum(blocks.weights.reshape(-1))
+        wide = jnp.searchsorted(values, values[0] + (values[-1] - values[0]) * fraction)
+        heavy = jnp.searchsorted(reached, reached[-1] * fraction)
+        ends = jnp.sort(jnp.concatenate([wide, heavy]).astype(jnp.int32)).at[-1].set(size)
+        ends = jnp.pad(ends, (1, 0))
+    mean = _ratio(jnp.sum(blocks.weights * blocks.values), jnp.sum(blocks.weights))
+    moments = _interval_moments(blocks, jnp.full(ends.shape[0] - 1, mean), ends[:-1], ends[1:])
+    borders = ends[best_intervals(*moments, levels=levels)]
+    here = values[jnp.minimum(borders[:-1], size - 1)]  # of an empty interval: where it lies
+    weight, first, _ = _interval_moments(blocks, here, borders[:-1], borders[1:])
+    return jnp.sort(here + _ratio(first, weight))
+
+
 def _lloyd(blocks: _Blocks, centroids: jax.Array, iterations: int | jax.Array) -> jax.Array:
     """The best centroids met in the iteration."""
 
     def unsettled(state: _State) -> jax.Array:
-        return (state.step < iterations) & (state.still < 2)
+        return (state.step < iterations) & (state.still < 3)
 
     def improve(state: _State) -> _State:
         clusters = _clusters(blocks, state.centroids, state.edges)
@@ -158,7 +190,7 @@ class _State(NamedTuple):
     step: jax.Array
     centroids: jax.Array  # [levels], ascending
     edges: jax.Array  # [levels + 1], of the clusters of these centroids
-    still: jax.Array  # how many steps in a row changed nothing; after an even and an odd one nothing will
+    still: jax.Array  # how many steps in a row changed nothing; after one of each turn nothing will
     error: jax.Array  # least sum of squared errors so far
     best: jax.Array  # the centroids that had it
 
@@ -203,16 +235,19 @@ def _clusters(blocks: _Blocks, centroids: jax.Array, edges: jax.Array) -> _Clust
 def _relocated(clusters: _Clusters, step: jax.Array) -> jax.Array:
     """The means, after centroids that are hardly missed have moved to where one more is worth it.
 
-    In even steps centroids of even index may go and clusters of odd index may be split, in odd steps the other way
-    round. The one that is missed least helps where splitting gains most, the next one likewise, while that lowers the
-    error.
+    The centroid that is missed least helps where splitting gains most, the next one likewise, while that lowers the
+    error. So that no two neighbours leave at once, and none that is to be split, only centroids of even index leave in
+    one step, those of odd index in the next, and the least missed of all, alone, in the third.
     """
     weight, means = clusters.weight, clusters.means
     infinity = jnp.asarray(jnp.inf, means.dtype)
     joined = _ratio(weight[:-1] * weight[1:], weight[:-1] + weight[1:]) * jnp.square(means[1:] - means[:-1])
+    joined = jnp.where((weight[:-1] > 0) & (weight[1:] > 0), joined, infinity)
     ends = jnp.full((1,), infinity)
     missed = jnp.minimum(jnp.concatenate([ends, joined]), jnp.concatenate([joined, ends]))
-    leaves = jnp.arange(means.shape[0], dtype=jnp.int32) % 2 == step % 2
+    missed = jnp.where(weight > 0, missed, 0)
+    index, turn = jnp.arange(means.shape[0], dtype=jnp.int32), step % 3
+    leaves = jnp.where(turn == 2, index == jnp.argmin(missed).astype(jnp.int32), index % 2 == turn)
     missed = jnp.where(leaves, missed, infinity)
     gain = jnp.where(leaves, 0, clusters.gain)
     going, split = jnp.argsort(missed), jnp.argsort(-gain)
@@ -232,19 +267,19 @@ def _interval_moments(
     m0, m1, m2 = (jnp.where(inside, moment[None, :], 0) for moment in blocks.moments)
     shift = blocks.centre[None, :] - about[:, None]
     whole = (m0.sum(axis=1), (m1 + shift * m0).sum(axis=1), (m2 + shift * (2 * m1 + shift * m0)).sum(axis=1))
-    head = _part_moments(blocks, about, first, start, end, first < rows)
-    tail = _part_moments(blocks, about, last, start, end, (last < rows) & (last > first))
-    m0, m1, m2 = (a + b + c for a, b, c in zip(whole, head, tail, strict=True))
+    ends = jnp.concatenate([first, jnp.where(last > first, last, rows)])  # the cut blocks; none: past the array
+    cut = _part_moments(blocks, jnp.tile(about, 2), ends, jnp.tile(start, 2), jnp.tile(end, 2))
+    m0, m1, m2 = (a + b.reshape(2, -1).sum(axis=0) for a, b in zip(whole, cut, strict=True))
     return m0, m1, m2
 
 
 def _part_moments(
-    blocks: _Blocks, about: jax.Array, row: jax.Array, start: jax.Array, end: jax.Array, there: jax.Array
+    blocks: _Blocks, about: jax.Array, row: jax.Array, start: jax.Array, end: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Moments of what ``[start, end)`` holds of one block, entry by entry."""
-    row = jnp.minimum(row, blocks.centre.shape[0] - 1)
+    """Moments of what ``[start, end)`` holds of one block, entry by entry; nothing of a block past the array."""
     position = row[:, None] * _BLOCK + jnp.arange(_BLOCK, dtype=jnp.int32)[None, :]  # [intervals, _BLOCK]
-    inside = there[:, None] & (position >= start[:, None]) & (position < end[:, None])
+    inside = (position >= start[:, None]) & (position < jnp.minimum(end, blocks.values.size)[:, None])
+    row = jnp.minimum(row, blocks.centre.shape[0] - 1)
     return _moments(jnp.where(inside, blocks.weights[row], 0), blocks.values[row] - about[:, None])
 
 
