@@ -7,7 +7,7 @@ factors. Which fields those are, and what their axes mean, follows from the leaf
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -32,19 +32,19 @@ class Roles:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
-    """A float array of a tree that a method may replace: a leaf, or a field inside a compressed one.
+    """What a method may replace: a float array of a tree, or inside a compressed leaf; a leaf that it takes whole.
 
     Attributes:
         path: path of the leaf.
         fields: names of the fields that lead from the leaf to the array; empty if it is the leaf itself.
-        array: the array.
+        array: the array or leaf.
         support: bool array of its shape, False where an entry is pruned; None if none is.
         roles: of its axes; None where neither ``sites`` nor the number of axes tells.
     """
 
     path: str
     fields: tuple[str, ...]
-    array: jax.Array
+    array: ArrayOrLeaf
     support: jax.Array | None
     roles: Roles | None
 
@@ -52,6 +52,11 @@ class Part:
     def name(self) -> str:
         """Path and fields, ``/``-joined."""
         return "/".join((self.path, *self.fields))
+
+    @property
+    def stack(self) -> tuple[int, ...]:
+        """Axes along which it holds separate layers; none where the roles are not known."""
+        return () if self.roles is None else self.roles.stack
 
     def known_roles(self, method: str) -> Roles:
         """The roles, for a method that cannot do without.
@@ -70,7 +75,13 @@ class Part:
 
 
 def find_parts(
-    params: Any, *, where: Where = None, sites: Sites | None = None, settings: Any = None, method: str = "method"
+    params: Any,
+    *,
+    where: Where = None,
+    sites: Sites | None = None,
+    settings: Any = None,
+    method: str = "method",
+    whole: Callable[[CompressedArray], bool] | None = None,
 ) -> list[Part]:
     """The parts of a tree that a method shall change, in tree order.
 
@@ -80,6 +91,7 @@ def find_parts(
         sites: what `jaxcompress.sites` found.
         settings: if a dict from globs to settings, only the leaves that fit one of the globs.
         method: name for errors.
+        whole: which compressed leaves the method takes as they are; of others their float fields are the parts.
 
     Raises:
         ValueError: if ``where`` or a glob fits nothing, or a chosen leaf is compressed and has no floats to change.
@@ -97,7 +109,7 @@ def find_parts(
     found = []
     for path, leaf in zip(paths, leaves, strict=True):
         if path in wanted:
-            found += _inside(path, (), leaf, None, _roles(path, leaf, sites), method)
+            found += _inside(path, (), leaf, None, _roles(path, leaf, sites), method, whole)
     return found
 
 
@@ -154,12 +166,15 @@ def _inside(
     support: jax.Array | None,
     roles: Roles | None,
     method: str,
+    whole: Callable[[CompressedArray], bool] | None,
 ) -> list[Part]:
     """The float arrays of a leaf that training may change: they say what the dense array is, at full freedom."""
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         raise TypeError(f"{method}: {path!r} is {leaf.dtype}, not float: leave it out of where=")
     if not isinstance(leaf, CompressedArray):
         return [Part(path, fields, jnp.asarray(leaf), support, roles)]
+    if whole is not None and whole(leaf):
+        return [Part(path, fields, leaf, support, roles)]
     alignment = {name: axes for name, axes in leaf.alignment().items() if name in leaf.trainable}
     if {axis for axes in alignment.values() for axis in axes} - {None} != set(range(leaf.ndim)):
         raise ValueError(
@@ -172,7 +187,8 @@ def _inside(
     for name, axes in alignment.items():
         field = getattr(leaf, name)
         per_entry = axes == tuple(range(leaf.ndim)) and field.shape == leaf.shape
-        parts += _inside(path, (*fields, name), field, both if per_entry else None, _of_field(roles, axes), method)
+        inner = both if per_entry else None
+        parts += _inside(path, (*fields, name), field, inner, _of_field(roles, axes), method, whole)
     return parts
 
 

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from jaxcompress.core.parts import find_parts, setting_at, with_parts
 from jaxcompress.core.paths import Where
+from jaxcompress.prune.masked import takes_mask
 from jaxcompress.prune.masks import drop_smallest, drop_smallest_together, layer_size
-from jaxcompress.prune.targets import fraction_at, targets, with_targets
 from jaxcompress.solvers import topk
 from jaxcompress.solvers.placement import keeping_placement
 
@@ -100,21 +101,19 @@ def magnitude(
     """
     if scope not in ("layer", "global"):
         raise ValueError(f"scope must be 'layer' or 'global', got {scope!r}")
-    chosen = targets(params, where=where, sites=sites, globs=sparsity if isinstance(sparsity, Mapping) else None)
-    leaves, names = [target.leaf for target in chosen], [target.name for target in chosen]
+    parts = find_parts(params, where=where, sites=sites, settings=sparsity, method="magnitude", whole=takes_mask)
+    leaves, names = [part.array for part in parts], [part.name for part in parts]
     if scope == "layer":
-        sizes = [layer_size(target.leaf.shape, target.stack) for target in chosen]
         keep = [
-            topk.kept_count(size, fraction_at(sparsity, target.path))
-            for size, target in zip(sizes, chosen, strict=True)
+            topk.kept_count(layer_size(part.array.shape, part.stack), setting_at(sparsity, part.path)) for part in parts
         ]
-        masked = drop_smallest(leaves, keep, stacks=[target.stack for target in chosen], names=names)
+        masked = drop_smallest(leaves, keep, stacks=[part.stack for part in parts], names=names)
     elif isinstance(sparsity, Mapping):
         raise ValueError("a sparsity per glob needs scope='layer': scope='global' takes one number for all leaves")
     else:
         keep = topk.kept_count(sum(leaf.size for leaf in leaves), sparsity)
         masked = drop_smallest_together(leaves, keep, names=names)
-    return with_targets(params, chosen, masked)
+    return with_parts(params, parts, masked)
 
 
 @dataclasses.dataclass(frozen=True)

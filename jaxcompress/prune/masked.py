@@ -99,6 +99,11 @@ def _kept_bits(values: ArrayOrLeaf, kept: int) -> int:
     return total
 
 
+def takes_mask(leaf: CompressedArray) -> bool:
+    """True for a leaf with one element per weight (quantized, codebook, masked): it is pruned as it is."""
+    return any(is_per_weight(leaf, name) for name in leaf.components())
+
+
 def is_per_weight(leaf: CompressedArray, name: str) -> bool:
     """True for a field with one element per dense entry (codes, quantized values): those of dropped entries can go.
 

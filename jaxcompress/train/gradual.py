@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
@@ -12,10 +12,11 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxcompress.core.leaf import is_compressed
+from jaxcompress.core.parts import Part, find_parts, setting_at
 from jaxcompress.core.paths import Where, flatten_with_paths
 from jaxcompress.prune.mask_state import MaskState
+from jaxcompress.prune.masked import takes_mask
 from jaxcompress.prune.masks import drop_smallest, drop_smallest_together, layer_size
-from jaxcompress.prune.targets import fraction_at, stack_axes, targets
 from jaxcompress.solvers.topk import kept_count
 from jaxcompress.train.zeroing import is_hole, sum_dtype, zero_dropped
 
@@ -99,10 +100,16 @@ def gradual_pruning(
     schedule.check(sparsity)
     wrapped = optax.with_extra_args_support(tx)
 
+    def parts_of(params: Any) -> list[Part]:
+        selection = {"where": where, "sites": sites, "settings": sparsity}
+        return (
+            find_parts(params, method="gradual_pruning", whole=takes_mask, **selection)
+            if jax.tree.leaves(params)
+            else []
+        )
+
     def init(params: Any) -> GradualState:
-        globs = sparsity if isinstance(sparsity, Mapping) else None
-        masks = _open_masks(params, where=where, sites=sites, globs=globs)
-        return GradualState(jnp.int32(0), MaskState(masks), wrapped.init(params))
+        return GradualState(jnp.int32(0), MaskState(_open_masks(params, parts_of(params))), wrapped.init(params))
 
     def choose(params: Any, updates: Any, masks: Any, step: jax.Array) -> Any:
         """Masks of the magnitudes that ``params + updates`` will have."""
@@ -113,10 +120,11 @@ def gradual_pruning(
             keep = schedule.keep(sum(leaf.size for leaf in pruned.values()), sparsity, step)
             chosen = drop_smallest_together(list(pruned.values()), keep, names=list(pruned))
         else:
-            stacks = [stack_axes(path, sites) for path in pruned]
+            layers = {part.path: part.stack for part in parts_of(params)}
+            stacks = [layers[path] for path in pruned]
             sizes = [layer_size(leaf.shape, stack) for leaf, stack in zip(pruned.values(), stacks, strict=True)]
             keep = [
-                schedule.keep(size, fraction_at(sparsity, path), step) for size, path in zip(sizes, pruned, strict=True)
+                schedule.keep(size, setting_at(sparsity, path), step) for size, path in zip(sizes, pruned, strict=True)
             ]
             chosen = drop_smallest(list(pruned.values()), keep, stacks=stacks, names=list(pruned))
         by_path = {path: leaf.mask for path, leaf in zip(pruned, chosen, strict=True)}
@@ -165,10 +173,10 @@ class _Schedule:
         return jnp.where(step >= self.end, jnp.asarray(kept_count(size, final), jnp.int32), now)
 
 
-def _open_masks(params: Any, **selection: Any) -> Any:
+def _open_masks(params: Any, parts: Sequence[Part]) -> Any:
     """Masks that keep everything, at the chosen leaves."""
     paths, leaves, treedef = flatten_with_paths(params)
-    chosen = {target.path for target in targets(params, **selection)} if leaves else set()
+    chosen = {part.path for part in parts}
     compressed = [path for path, leaf in zip(paths, leaves, strict=True) if path in chosen and is_compressed(leaf)]
     if compressed:
         raise TypeError(
