@@ -100,7 +100,7 @@ def svd(
         groups.setdefault((part.array.dtype, matrix, setting_at(rank, part.path)), []).append(i)
     leaves: dict[int, LowRank] = {}
     for (_, matrix, asked), members in groups.items():
-        arrays = [parts[i].array for i in members]
+        arrays: list[Any] = [parts[i].array for i in members]
         ranks = [asked] * len(members) if isinstance(asked, int) else _ranks(arrays, asked, matrix=matrix)
         for i, count in zip(members, ranks, strict=True):
             _check_saving(parts[i].name, count, asked, matrix)
