@@ -63,7 +63,7 @@ def test_wrapped_train_step_prunes_and_learns(tmp_path, monkeypatch):
     pruned = jc.load(tmp_path / "digits.jxc").params
     for layer in ("Dense_0", "Dense_1"):
         kernel = pruned["params"][layer]["kernel"].materialize()
-        # exactly round(0.9 * size) entries dropped; the others are Gaussian draws and optimizer steps, never exactly zero
+        # the entries that stay are Gaussian draws moved by optimizer steps: never exactly zero
         assert int((kernel == 0).sum()) == round(0.9 * kernel.size)
 
 

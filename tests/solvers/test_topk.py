@@ -41,7 +41,8 @@ def test_every_float_dtype_and_many_ties(dtype, shape):
 
 def test_several_arrays_share_one_threshold_and_ties_go_in_order():
     rng = np.random.default_rng(1)
-    arrays = [rng.integers(-3, 3, size=shape).astype(np.float32) for shape in [(1, 5), (0, 3), (3,), (40, 5), (2000, 3)]]
+    shapes = [(1, 5), (0, 3), (3,), (40, 5), (2000, 3)]
+    arrays = [rng.integers(-3, 3, size=shape).astype(np.float32) for shape in shapes]
     for keep in (0, 1, 5, 30, 57, 203, 4000, 6208):
         masks = jax.jit(topk_masks)([jnp.asarray(a) for a in arrays], keep)
         for mask, expected in zip(masks, numpy_masks(arrays, keep), strict=True):
