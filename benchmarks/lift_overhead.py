@@ -3,8 +3,8 @@
     python -m benchmarks.lift_overhead [--quick] [--json PATH]
 
 On a Llama of 260 k parameters (a plain function) and a ResNet-20 (Flax Linen). Times are medians of interleaved rounds;
-tracing uses fresh function objects, since JAX caches traces by identity. A call without a compressed leaf is a call of the
-function itself: only the int8 rows measure the evaluator.
+tracing uses fresh function objects, since JAX caches traces by identity. A call without a compressed leaf is a call of
+the function itself: only the int8 rows measure the evaluator.
 """
 
 from __future__ import annotations
