@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """What the axes of an array mean where it meets data."""
+    """What the axes of an array mean where it meets data; ``spatial`` are the contracting axes of a sliding window."""
 
     stack: tuple[int, ...]
     contracting: tuple[int, ...]
     output: tuple[int, ...]
+    spatial: tuple[int, ...] = ()
+
+    @property
+    def feature(self) -> int:
+        """The innermost contracting axis that no window slides along: the input features of a convolution."""
+        return [axis for axis in self.contracting if axis not in self.spatial][-1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,7 +161,8 @@ def _roles(path: str, leaf: ArrayOrLeaf, sites: Sites | None) -> Roles | None:
         return Roles((), (0,), (1,)) if sites is None and leaf.ndim == 2 else None
     found = sites.at(path)
     if any(site.contracting or site.lookup for site in found):
-        return Roles(*sites.axes(path))
+        spatial = {axis for site in found for axis in site.spatial}
+        return Roles(*sites.axes(path), tuple(sorted(spatial)))
     return Roles(found[0].stack, (), ())
 
 
@@ -203,7 +210,7 @@ def _of_field(roles: Roles | None, axes: tuple[int | None, ...]) -> Roles | None
     own = tuple(position for position, axis in enumerate(axes) if axis is None)
     stack, contracting, output = (positions(group) for group in (roles.stack, roles.contracting, roles.output))
     if not own:
-        return Roles(stack, contracting, output)
+        return Roles(stack, contracting, output, positions(roles.spatial))
     if bool(contracting) == bool(output):
         return None
     return Roles(stack, contracting, own) if contracting else Roles(stack, own, output)

@@ -38,6 +38,7 @@ class Site:
         shape: shape of the dense parameter.
         dtype: its dtype.
         source: file and line of the user's code.
+        spatial: those of the contracting axes along which a convolution slides.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Site:
     shape: tuple[int, ...]
     dtype: np.dtype
     source: str
+    spatial: tuple[int, ...] = ()
 
 
 class Sites(Sequence[Site]):
@@ -182,6 +184,7 @@ def _site(use: Use) -> Site:
         shape=origin.shape,
         dtype=use.dtype,
         source=use.source,
+        spatial=whole(use.contract[1:]) if use.primitive == "conv_general_dilated" else (),
     )
 
 

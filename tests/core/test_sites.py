@@ -10,6 +10,7 @@ from jax import lax
 
 from jaxcompress.adapters import nnx as adapter
 from jaxcompress.core.lift import lift
+from jaxcompress.core.parts import find_parts
 from jaxcompress.core.sites import sites
 from tests.core.kinds import Grouped, Thin
 
@@ -166,3 +167,13 @@ def test_an_nnx_and_an_equinox_model():
     found = sites(lambda m, x: jax.vmap(m)(x), module, jnp.ones((2, 4)))
     assert found.axes("weight") == ((), (1,), (0,))
     assert found.at("weight")[0].macs == 24
+
+
+def test_axes_that_a_window_slides_along_are_told_from_the_features():
+    def fn(p, x):
+        return lax.conv_general_dilated(x, p["k"], (1, 1), "SAME", dimension_numbers=("NHWC", "OIHW", "NHWC"))
+
+    params = {"k": jnp.ones((8, 4, 3, 3))}
+    found = sites(fn, params, jnp.ones((2, 6, 6, 4)))
+    assert (found[0].contracting, found[0].spatial) == ((1, 2, 3), (2, 3))
+    assert find_parts(params, sites=found)[0].roles.feature == 1
