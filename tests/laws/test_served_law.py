@@ -27,7 +27,10 @@ DENSE = {
 # Two factors whose columns are not the output features are no pair of convolutions.
 DENSE_AS_FACTORS = {
     name: {"conv_general_dilated"}
-    for name in ("conv_grouped", "conv_depthwise", "conv_transpose_kernel", "equinox_conv")
+    for name in (
+        *("conv_grouped", "conv_depthwise", "conv_transpose_kernel", "equinox_conv"),
+        *("vision_mobilenet", "vision_mobilenet_v2", "vision_shufflenet", "vision_shufflenet_v2"),
+    )
 }
 CASES = [
     (entry.name, kind)

@@ -1,6 +1,19 @@
 """The model zoo: small models of every style that a user may bring. `ZOO` maps names to entries."""
 
-from tests.zoo import attention, convolution, equinox, linen, llama, moe, nnx, plain, recurrent, transforms
+from tests.zoo import (
+    attention,
+    convolution,
+    equinox,
+    language,
+    linen,
+    llama,
+    moe,
+    nnx,
+    plain,
+    recurrent,
+    transforms,
+    vision,
+)
 from tests.zoo.model import Entry, ZooModel
 
 ENTRIES: tuple[Entry, ...] = (
@@ -14,6 +27,8 @@ ENTRIES: tuple[Entry, ...] = (
     *transforms.MODELS,
     *moe.MODELS,
     *llama.MODELS,
+    *vision.MODELS,
+    *language.MODELS,
 )
 ZOO: dict[str, Entry] = {entry.name: entry for entry in ENTRIES}
 

@@ -39,6 +39,22 @@ class ScanStack(nnx.Module):
         return run(x, self.layers)
 
 
+class Transformer(nnx.Module):
+    """One pre-norm block over tokens."""
+
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(20, 12, rngs=rngs)
+        self.norms = nnx.List([nnx.LayerNorm(12, rngs=rngs) for _ in range(3)])
+        self.attention = nnx.MultiHeadAttention(3, 12, 12, 12, decode=False, rngs=rngs)
+        self.up, self.down = nnx.Linear(12, 16, rngs=rngs), nnx.Linear(16, 12, rngs=rngs)
+
+    def __call__(self, tokens):
+        x = self.embed(tokens)
+        x = x + self.attention(self.norms[0](x))
+        x = x + self.down(nnx.gelu(self.up(self.norms[1](x))))
+        return self.embed.attend(self.norms[2](x))
+
+
 def module(make, *inputs, weights):
     """Factory result for an NNX module, its state filled from the abstract one."""
     graph, shapes = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
@@ -82,6 +98,15 @@ MODELS = (
     entry(
         "nnx_cnn",
         lambda: module(CNN, data(2, 6, 6, 3), weights={"conv/kernel": "iiio", "head/kernel": "io"}),
+    ),
+    entry(
+        "nnx_transformer",
+        lambda: module(
+            Transformer,
+            ids(2, 6, below=20),
+            weights={f"attention/{path}": axes for path, axes in HEADS.items()}
+            | {"embed/embedding": "lo/oi", "up/kernel": "io", "down/kernel": "io"},
+        ),
     ),
     entry("nnx_lstm", lambda: rnn(nnx.LSTMCell, GATES)),
     entry("nnx_optimized_lstm", lambda: rnn(nnx.OptimizedLSTMCell, ["dense_i", "dense_h"])),
