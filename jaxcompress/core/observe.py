@@ -32,6 +32,10 @@ class Observed:
         primitive: what consumed it.
         source: file and line of the user's code.
         contracting: axes of the parameter that are contracted; of a lookup the axis looked up.
+        stack: axes of the parameter that the leading axes of the statistics run along, in their order. A grouped
+            convolution has one more such axis after these, its groups, which no axis of the kernel is.
+        picked: of further axes that do not reach the site (``kernels[3]``) the index that was taken; ``None`` where it
+            is not known (a traced index, a slice of a slice).
         count: rows of data seen, per stack entry.
         values: the statistics asked for, by name: ``mean`` [stack..., features], ``second_moment`` [stack..., features,
             features] (divided by the count), ``output_second_moment``, ``absmax``, ``min``, ``max``, ``histogram`` as
@@ -44,6 +48,8 @@ class Observed:
     contracting: tuple[int, ...]
     count: np.ndarray
     values: Mapping[str, Any]
+    stack: tuple[int, ...] = ()
+    picked: Mapping[int, int | None] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         """A statistic by name."""
@@ -294,5 +300,9 @@ def _observed(use: Use, found: dict[str, Any]) -> Observed:
             values[name] = value / jnp.asarray(rows).reshape(rows.shape + (1,) * (value.ndim - rows.ndim))
         else:
             values[name] = value
-    axes = tuple(sorted(use.origin.axes[axis] for axis in (use.contract or use.lookup)))
-    return Observed(use.origin.path or "", use.primitive, use.source, axes, count, values)
+    origin = use.origin
+    axes = tuple(sorted(origin.axes[axis] for axis in (use.contract or use.lookup)))
+    scanned = tuple(sorted(set(range(len(origin.shape))) - set(origin.axes)))
+    stack = (*scanned, *(origin.axes[axis] for axis in use.batch))
+    picked = {axis: dict(origin.picked).get(axis) for axis in use.gone if axis not in scanned}
+    return Observed(origin.path or "", use.primitive, use.source, axes, count, values, stack, picked)

@@ -39,13 +39,20 @@ Layout: TypeAlias = "tuple[tuple[Atom, ...], ...]"
 class Origin:
     """Where a view comes from: the path of its leaf, and for each axis of the leaf the axis of the parameter there.
 
-    ``shape`` is the parameter's shape; its axes missing from ``axes`` were taken off by `scan`. A value that is no
-    parameter but derived from some has no path.
+    ``shape`` is the parameter's shape; its axes missing from ``axes`` were taken off by `scan`. ``picked`` holds, for
+    axes of the parameter that a slice or lookup went through, the one index that was taken, or ``None`` where that is
+    several or not known. A value that is no parameter but derived from some has no path.
     """
 
     path: str | None
     axes: tuple[int, ...]
     shape: tuple[int, ...]
+    picked: tuple[tuple[int, int | None], ...] = ()
+
+    def pick(self, leaf_axis: int, index: int | None) -> Origin:
+        """The origin after an indexing operation along a leaf axis; what was indexed before is not known any more."""
+        axis, before = self.axes[leaf_axis], dict(self.picked)
+        return dataclasses.replace(self, picked=tuple((before | {axis: None if axis in before else index}).items()))
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["leaf", "scale"], meta_fields=["layout", "origin"])
@@ -140,7 +147,8 @@ class View:
         if stride != 1 and first.inner != 1:
             return None
         leaf = self.leaf.map_axis(first.axis, lambda f, ax: _window(f, ax, start, size, stride, first.inner))
-        return None if leaf is None else self._resized(leaf, axis, Atom(first.axis, first.inner, size))
+        index = start if isinstance(start, int) and first.inner == size == 1 else None
+        return None if leaf is None else self._resized(leaf, axis, Atom(first.axis, first.inner, size), index)
 
     def indexed(self, axis: int, fn: Any, size: int) -> View | None:
         """The view after an indexing operation along one axis that is a whole leaf axis, or ``None``."""
@@ -148,7 +156,7 @@ class View:
         leaf = None if leaf_axis is None else self.leaf.map_axis(leaf_axis, fn)
         if leaf is None or leaf_axis is None:
             return None
-        return self._resized(leaf, axis, Atom(leaf_axis, 1, size))
+        return self._resized(leaf, axis, Atom(leaf_axis, 1, size), None)
 
     def whole_axis(self, axis: int) -> int | None:
         """The leaf axis that this axis is, if it is one, whole."""
@@ -189,11 +197,12 @@ class View:
         """The view of the array times a scalar."""
         return dataclasses.replace(self, scale=factor if self.scale is None else self.scale * factor)
 
-    def _resized(self, leaf: CompressedArray, axis: int, atom: Atom) -> View:
+    def _resized(self, leaf: CompressedArray, axis: int, atom: Atom, index: int | None) -> View:
         layout = list(self.layout)
         layout[axis] = (atom,) if atom.size != 1 else ()
         # Inner atoms of the same leaf axis keep their meaning: only the outermost factor changed its size.
-        return dataclasses.replace(self, leaf=leaf, layout=tuple(layout))
+        origin = self.origin.pick(atom.axis, index)
+        return dataclasses.replace(self, leaf=leaf, layout=tuple(layout), origin=origin)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=["axis"])
