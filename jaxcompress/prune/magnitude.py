@@ -13,8 +13,9 @@ from jax.typing import ArrayLike
 
 from jaxcompress.core.parts import find_parts, setting_at, with_parts
 from jaxcompress.core.paths import Where
+from jaxcompress.prune.layers import layer_size
 from jaxcompress.prune.masked import takes_mask
-from jaxcompress.prune.masks import drop_smallest, drop_smallest_together, layer_size
+from jaxcompress.prune.masks import drop_smallest, drop_smallest_together
 from jaxcompress.solvers import topk
 from jaxcompress.solvers.placement import keeping_placement
 

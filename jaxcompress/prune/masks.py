@@ -1,11 +1,9 @@
-"""Masks of many leaves at once: layer by layer with same-shaped leaves batched, or together on one scale."""
+"""Masks of many leaves at once: layer by layer, or together on one scale."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +11,10 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, dense
+from jaxcompress.prune.layers import layer_count, over_layers
 from jaxcompress.prune.masked import Masked
 from jaxcompress.solvers.placement import keeping_placement
 from jaxcompress.solvers.topk import topk_mask, topk_masks
-
-_LARGE = 1 << 17  # entries of a layer from which one after the other is faster: the passes then stay in the cache
 
 
 def drop_smallest(
@@ -27,7 +24,7 @@ def drop_smallest(
     stacks: Sequence[tuple[int, ...]],
     names: Sequence[str],
 ) -> list[Masked]:
-    """Keeps the ``keep`` entries of largest absolute value in every leaf. Same-shaped leaves are batched.
+    """Keeps the ``keep`` entries of largest absolute value in every leaf, or in every layer of a stacked one.
 
     Args:
         leaves: float arrays or leaves with one element per weight.
@@ -38,20 +35,15 @@ def drop_smallest(
     Raises:
         ValueError: if a leaf holds NaN or infinity (seen only outside ``jit``).
     """
-    groups: dict[tuple[Any, Any, tuple[int, ...]], list[int]] = {}
-    for i, (leaf, stack) in enumerate(zip(leaves, stacks, strict=True)):
-        shapes = tuple((array.shape, array.dtype) for array in jax.tree.leaves(leaf))
-        groups.setdefault((jax.tree.structure(leaf), shapes, stack), []).append(i)
-    masked: dict[int, Masked] = {}
-    for (_, _, stack), members in groups.items():
-        traced = any(isinstance(leaf, Tracer) for i in members for leaf in jax.tree.leaves(leaves[i]))
-        batches = [members] if traced else [[i] for i in members]  # outside jit one program serves them in turn
-        for batch in batches:
-            counts = jnp.stack([jnp.asarray(keep[i], jnp.int32) for i in batch])
-            results, finite = _drop_batch([leaves[i] for i in batch], counts, stack=stack)
-            _check_finite(finite, [names[i] for i in batch])
-            masked.update(zip(batch, results, strict=True))
-    return [masked[i] for i in range(len(leaves))]
+    traced = any(isinstance(array, Tracer) for array in jax.tree.leaves(list(leaves)))
+    batches = [range(len(leaves))] if traced else [[i] for i in range(len(leaves))]  # outside jit a program per shape
+    masked: list[Masked] = []
+    for batch in batches:
+        counts = [jnp.asarray(keep[i], jnp.int32) for i in batch]
+        results, finite = _drop_batch([leaves[i] for i in batch], counts, stacks=tuple(stacks[i] for i in batch))
+        _check_finite(finite, [names[i] for i in batch])
+        masked += results
+    return masked
 
 
 def drop_smallest_together(leaves: Sequence[ArrayOrLeaf], keep: ArrayLike, *, names: Sequence[str]) -> list[Masked]:
@@ -70,37 +62,24 @@ def drop_smallest_together(leaves: Sequence[ArrayOrLeaf], keep: ArrayLike, *, na
     return results
 
 
-def layer_size(shape: tuple[int, ...], stack: tuple[int, ...]) -> int:
-    """Entries of one layer of a leaf that holds layers along the axes ``stack``.
-
-    Example:
-        >>> layer_size((12, 3, 4), (0,))
-        12
-    """
-    return math.prod(size for axis, size in enumerate(shape) if axis not in stack)
-
-
-@partial(jax.jit, static_argnames="stack")
+@partial(jax.jit, static_argnames="stacks")
 def _drop_batch(
-    leaves: list[ArrayOrLeaf], keep: jax.Array, *, stack: tuple[int, ...]
+    leaves: list[ArrayOrLeaf], keep: list[jax.Array], *, stacks: tuple[tuple[int, ...], ...]
 ) -> tuple[list[Masked], list[jax.Array]]:
     scores = [_scores(leaf) for leaf in leaves]
-    masks = keeping_placement(partial(_layer_masks, stack=stack), scores, keep)
+    masks = keeping_placement(partial(_layer_masks, stacks=stacks), scores, keep)
     return [_masked(leaf, mask) for leaf, mask in zip(leaves, masks, strict=True)], [_finite(s) for s in scores]
 
 
-def _layer_masks(scores: list[jax.Array], keep: jax.Array, *, stack: tuple[int, ...]) -> list[jax.Array]:
-    """Masks of same-shaped arrays, of every layer of each by itself."""
-    front = tuple(range(len(stack)))
-    moved = [jnp.moveaxis(score, stack, front) for score in scores]
-    size, layers = layer_size(scores[0].shape, stack), math.prod(moved[0].shape[: len(stack)])
-    rows = jnp.stack(moved).reshape(len(scores) * layers, size)
-    keep = jnp.repeat(keep, layers)
-    if size < _LARGE:
-        stacked = jax.vmap(topk_mask)(rows, keep)
-    else:
-        stacked = jax.lax.map(lambda row: topk_mask(*row), (rows, keep))
-    return [jnp.moveaxis(mask, front, stack) for mask in stacked.reshape(len(scores), *moved[0].shape)]
+def _layer_masks(
+    scores: list[jax.Array], keep: list[jax.Array], *, stacks: tuple[tuple[int, ...], ...]
+) -> list[jax.Array]:
+    """Masks of every layer of each array by itself."""
+    counts = [
+        jnp.broadcast_to(count, (layer_count(score.shape, stack),))
+        for score, count, stack in zip(scores, keep, stacks, strict=True)
+    ]
+    return over_layers(topk_mask, [scores], [counts], stacks=stacks)
 
 
 @jax.jit

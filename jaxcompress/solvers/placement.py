@@ -9,9 +9,7 @@ import jax
 from jax.sharding import AxisType, auto_axes
 
 
-def keeping_placement(
-    fn: Callable[..., list[jax.Array]], arrays: Sequence[jax.Array], *rest: jax.Array
-) -> list[jax.Array]:
+def keeping_placement(fn: Callable[..., list[jax.Array]], arrays: Sequence[jax.Array], *rest: Any) -> list[jax.Array]:
     """``fn(arrays, *rest)`` for a function whose results have the shapes of ``arrays``, whatever the mesh.
 
     Where axes of the mesh are `AxisType.Explicit` (the default of `jax.make_mesh`), a reshape or concatenation of

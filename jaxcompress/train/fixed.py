@@ -11,6 +11,7 @@ import optax
 from jaxcompress.core.leaf import is_compressed
 from jaxcompress.core.paths import Where, flatten_with_paths, select
 from jaxcompress.prune.mask_state import MaskState
+from jaxcompress.train.selection import beside, require_params
 from jaxcompress.train.zeroing import zero_dropped
 
 
@@ -56,13 +57,10 @@ def fixed_masks(
 
     def init(params: Any) -> FixedState:
         found = _zeros_of(params, where) if masks is None else _given(params, masks)
-        paths, _, treedef = flatten_with_paths(params)
-        tree = jax.tree.unflatten(treedef, [found.get(path, optax.MaskedNode()) for path in paths])
-        return FixedState(MaskState(tree), wrapped.init(params))
+        return FixedState(MaskState(beside(params, found)), wrapped.init(params))
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, FixedState]:
-        if params is None:
-            raise ValueError("fixed_masks needs the parameters: call update(updates, state, params)")
+        require_params(params, "fixed_masks")
         updates, inner = wrapped.update(updates, state.inner, params, **extra)
         return zero_dropped(updates, params, state.masks.masks), FixedState(state.masks, inner)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxcompress.core.leaf import is_compressed
-from jaxcompress.core.parts import Part, find_parts, setting_at
-from jaxcompress.core.paths import Where, flatten_with_paths
+from jaxcompress.core.parts import setting_at
+from jaxcompress.core.paths import Where
+from jaxcompress.prune.layers import layer_size
 from jaxcompress.prune.mask_state import MaskState
-from jaxcompress.prune.masked import takes_mask
-from jaxcompress.prune.masks import drop_smallest, drop_smallest_together, layer_size
+from jaxcompress.prune.masks import drop_smallest, drop_smallest_together
 from jaxcompress.solvers.topk import kept_count
-from jaxcompress.train.zeroing import is_hole, sum_dtype, zero_dropped
+from jaxcompress.train.selection import Selection, beside, by_path, require_params
+from jaxcompress.train.zeroing import summed, zero_dropped
 
 if TYPE_CHECKING:
     from jaxcompress.core.sites import Sites
@@ -98,45 +98,33 @@ def gradual_pruning(
         raise ValueError("a sparsity per glob needs scope='layer': scope='global' takes one number for all leaves")
     schedule = _Schedule(begin_step, end_step, every, initial_sparsity, power)
     schedule.check(sparsity)
+    selection = Selection("gradual_pruning", where, sites, sparsity)
     wrapped = optax.with_extra_args_support(tx)
 
-    def parts_of(params: Any) -> list[Part]:
-        selection = {"where": where, "sites": sites, "settings": sparsity}
-        return (
-            find_parts(params, method="gradual_pruning", whole=takes_mask, **selection)
-            if jax.tree.leaves(params)
-            else []
-        )
-
     def init(params: Any) -> GradualState:
-        return GradualState(jnp.int32(0), MaskState(_open_masks(params, parts_of(params))), wrapped.init(params))
+        masks = {part.path: jnp.ones_like(part.array, dtype=bool) for part in selection.parts(params)}
+        return GradualState(jnp.int32(0), MaskState(beside(params, masks)), wrapped.init(params))
 
-    def choose(params: Any, updates: Any, masks: Any, step: jax.Array) -> Any:
+    def choose(params: Any, updates: Any, step: jax.Array) -> Any:
         """Masks of the magnitudes that ``params + updates`` will have."""
-        paths, leaves, treedef = flatten_with_paths(params)
-        columns = zip(paths, leaves, treedef.flatten_up_to(updates), treedef.flatten_up_to(masks), strict=True)
-        pruned = {path: _sum(p, u) for path, p, u, mask in columns if not is_hole(mask)}
+        parts, after = selection.parts(params), by_path(summed(params, updates))
+        leaves, names = [after[part.path] for part in parts], [part.path for part in parts]
         if scope == "global" and not isinstance(sparsity, Mapping):
-            keep = schedule.keep(sum(leaf.size for leaf in pruned.values()), sparsity, step)
-            chosen = drop_smallest_together(list(pruned.values()), keep, names=list(pruned))
+            keep = schedule.keep(sum(leaf.size for leaf in leaves), sparsity, step)
+            chosen = drop_smallest_together(leaves, keep, names=names)
         else:
-            layers = {part.path: part.stack for part in parts_of(params)}
-            stacks = [layers[path] for path in pruned]
-            sizes = [layer_size(leaf.shape, stack) for leaf, stack in zip(pruned.values(), stacks, strict=True)]
-            keep = [
-                schedule.keep(size, setting_at(sparsity, path), step) for size, path in zip(sizes, pruned, strict=True)
-            ]
-            chosen = drop_smallest(list(pruned.values()), keep, stacks=stacks, names=list(pruned))
-        by_path = {path: leaf.mask for path, leaf in zip(pruned, chosen, strict=True)}
-        return jax.tree.unflatten(treedef, [by_path.get(path, optax.MaskedNode()) for path in paths])
+            stacks = [part.stack for part in parts]
+            sizes = [layer_size(leaf.shape, stack) for leaf, stack in zip(leaves, stacks, strict=True)]
+            keep = [schedule.keep(n, setting_at(sparsity, path), step) for n, path in zip(sizes, names, strict=True)]
+            chosen = drop_smallest(leaves, keep, stacks=stacks, names=names)
+        return beside(params, {path: leaf.mask for path, leaf in zip(names, chosen, strict=True)})
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, GradualState]:
-        if params is None:
-            raise ValueError("gradual_pruning needs the parameters: call update(updates, state, params)")
+        require_params(params, "gradual_pruning")
         updates, inner = wrapped.update(updates, state.inner, params, **extra)
         masks = jax.lax.cond(
             schedule.due(state.step),
-            lambda: choose(params, updates, state.masks.masks, state.step),
+            lambda: choose(params, updates, state.step),
             lambda: state.masks.masks,
         )
         step = jnp.asarray(optax.safe_increment(state.step))
@@ -171,25 +159,3 @@ class _Schedule:
         last, first = jnp.asarray(final, jnp.float32), jnp.asarray(self.initial, jnp.float32)
         now = kept_count(size, last + (first - last) * jnp.maximum(left, 0) ** jnp.float32(self.power))
         return jnp.where(step >= self.end, jnp.asarray(kept_count(size, final), jnp.int32), now)
-
-
-def _open_masks(params: Any, parts: Sequence[Part]) -> Any:
-    """Masks that keep everything, at the chosen leaves."""
-    paths, leaves, treedef = flatten_with_paths(params)
-    chosen = {part.path for part in parts}
-    compressed = [path for path, leaf in zip(paths, leaves, strict=True) if path in chosen and is_compressed(leaf)]
-    if compressed:
-        raise TypeError(
-            f"gradual_pruning prunes plain arrays, {compressed[0]!r} is compressed: materialize it, or where="
-        )
-    masks = [
-        jnp.ones_like(leaf, dtype=bool) if path in chosen else optax.MaskedNode()
-        for path, leaf in zip(paths, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, masks)
-
-
-def _sum(param: jax.Array, update: jax.Array) -> jax.Array:
-    """What `optax.apply_updates` will make of the two."""
-    dtype = sum_dtype(update, param)
-    return (param.astype(dtype) + update.astype(dtype)).astype(param.dtype)

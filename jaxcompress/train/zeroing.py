@@ -26,9 +26,19 @@ def zero_dropped(updates: Any, params: Any, masks: Any) -> Any:
     return jax.tree.unflatten(treedef, [u if is_hole(mask) else _zeroing(u, p, mask) for u, p, mask in columns])
 
 
+def summed(params: Any, updates: Any) -> Any:
+    """What `optax.apply_updates` will make of the two."""
+    return jax.tree.map(_sum, params, updates)
+
+
 def is_hole(mask: Any) -> bool:
     """True for the placeholder of a leaf that is not pruned."""
     return isinstance(mask, optax.MaskedNode)
+
+
+def _sum(param: jax.Array, update: jax.Array) -> jax.Array:
+    dtype = sum_dtype(update, param)
+    return (param.astype(dtype) + update.astype(dtype)).astype(param.dtype)
 
 
 def sum_dtype(update: jax.Array, param: jax.Array) -> jnp.dtype:
