@@ -36,6 +36,7 @@ class Observed:
             convolution has one more such axis after these, its groups, which no axis of the kernel is.
         picked: of further axes that do not reach the site (``kernels[3]``) the index that was taken; ``None`` where it
             is not known (a traced index, a slice of a slice).
+        spatial: those of the contracting axes along which a convolution slides.
         count: rows of data seen, per stack entry.
         values: the statistics asked for, by name: ``mean`` [stack..., features], ``second_moment`` [stack..., features,
             features] (divided by the count), ``output_second_moment``, ``absmax``, ``min``, ``max``, ``histogram`` as
@@ -50,6 +51,7 @@ class Observed:
     values: Mapping[str, Any]
     stack: tuple[int, ...] = ()
     picked: Mapping[int, int | None] = dataclasses.field(default_factory=dict)
+    spatial: tuple[int, ...] = ()
 
     def __getitem__(self, name: str) -> Any:
         """A statistic by name."""
@@ -305,4 +307,6 @@ def _observed(use: Use, found: dict[str, Any]) -> Observed:
     scanned = tuple(sorted(set(range(len(origin.shape))) - set(origin.axes)))
     stack = (*scanned, *(origin.axes[axis] for axis in use.batch))
     picked = {axis: dict(origin.picked).get(axis) for axis in use.gone if axis not in scanned}
-    return Observed(origin.path or "", use.primitive, use.source, axes, count, values, stack, picked)
+    slides = use.contract[1:] if use.primitive == "conv_general_dilated" else ()
+    spatial = tuple(sorted(origin.axes[axis] for axis in slides))
+    return Observed(origin.path or "", use.primitive, use.source, axes, count, values, stack, picked, spatial)

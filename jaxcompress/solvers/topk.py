@@ -52,6 +52,20 @@ def kept_count(size: int, sparsity: ArrayLike) -> int | jax.Array:
     return size - round(fraction * size)
 
 
+def kept_counts(sizes: Sequence[int], sparsity: ArrayLike) -> jax.Array:
+    """`kept_count` of several sizes, int32.
+
+    Example:
+        >>> kept_counts([5, 4], 0.5).tolist()
+        [3, 2]
+    """
+    if not isinstance(sparsity, Tracer):
+        return jnp.asarray([kept_count(size, sparsity) for size in sizes], jnp.int32)
+    kept_count(max(sizes), sparsity)  # refuses what is too large
+    every = jnp.asarray(sizes, jnp.int32)
+    return every - jax.vmap(lambda size: _rounded_product(jnp.asarray(sparsity), size))(every)
+
+
 def ordered_keys(scores: jax.Array) -> jax.Array:
     """Maps floats to unsigned integers that compare the same way; ``-0.0`` and ``0.0`` map to one.
 
@@ -190,7 +204,7 @@ def _mask_above(rows: jax.Array, threshold: jax.Array, room: jax.Array) -> jax.A
     return (rows > threshold) | ((rows == threshold) & (index <= last) & (room > 0))
 
 
-def _rounded_product(fraction: jax.Array, size: int) -> jax.Array:
+def _rounded_product(fraction: jax.Array, size: int | jax.Array) -> jax.Array:
     """``round(fraction * size)``, halves to even, of the exact product (24 bits of mantissa times 31 bits of size).
 
     Long multiplication from the lowest bit of the fraction up: add ``size`` if the bit is set, halve, remember what
