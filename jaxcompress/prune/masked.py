@@ -83,17 +83,23 @@ class Masked(CompressedArray):
     @property
     def stored_bits(self) -> int:
         """One bit per mask entry, the kept entries of fields with one element per weight, other fields in full."""
-        return math.prod(self.mask.shape) + _kept_bits(self.values, int(np.count_nonzero(self.mask)))
+        return math.prod(self.mask.shape) + kept_bits(self.values, int(np.count_nonzero(self.mask)))
 
 
-def _kept_bits(values: ArrayOrLeaf, kept: int) -> int:
+def kept_bits(values: ArrayOrLeaf, kept: int) -> int:
+    """Bits of ``kept`` entries of values under a mask: of fields with one element per weight, and other fields in full.
+
+    Example:
+        >>> kept_bits(jnp.ones((2, 3)), 4)
+        128
+    """
     if not isinstance(values, CompressedArray):
         return kept * bit_width(values.dtype)
     total = 0
     for name, field in values.components().items():
         per_weight = is_per_weight(values, name)
         if isinstance(field, CompressedArray):
-            total += _kept_bits(field, kept) if per_weight else field.stored_bits
+            total += kept_bits(field, kept) if per_weight else field.stored_bits
         else:
             total += (kept if per_weight else math.prod(field.shape)) * values.field_bits(name)
     return total
