@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jaxcompress import artifact, cluster, factorize, prune, quantize
 from jaxcompress.artifact import load, save
 from jaxcompress.core.explain import Explanation, explain
+from jaxcompress.core.groups import Groups, groups
 from jaxcompress.core.leaf import CompressedArray, is_compressed, leaf_kind
 from jaxcompress.core.lift import lift
 from jaxcompress.core.observe import observe
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CompressedArray",
     "Explanation",
+    "Groups",
     "Recipe",
     "Site",
     "Sites",
@@ -34,6 +36,7 @@ __all__ = [
     "compress",
     "explain",
     "factorize",
+    "groups",
     "in_axes",
     "is_compressed",
     "leaf_kind",

@@ -1,0 +1,79 @@
+"""Products and convolutions: contracted axes are tied, free axes pass, and the work is counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.extend.core import JaxprEqn
+
+from jaxcompress.core.groups.labels import Labelled, Product, shape_of
+from jaxcompress.core.groups.walk import Walk
+
+
+def dot_general(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
+    """Along a contracted axis a masked index adds nothing if either operand is zero there."""
+    x, y = values
+    (contract_x, contract_y), (batch_x, batch_y) = eqn.params["dimension_numbers"]
+    if not (x.weight or y.weight):
+        walk.graph.products.append(Product(walk.trips, 1, (*x.labels, *_free(y, contract_y, batch_y))))
+        return [walk.graph.value(shape_of(eqn.outvars[0]))]
+    for i, j in zip(contract_x, contract_y, strict=True):
+        walk.graph.tie(x.labels[i], y.labels[j])
+        walk.need_zero(x.labels[i], x.zeros[i] | y.zeros[j], "a product of two values", eqn)
+    for i, j in zip(batch_x, batch_y, strict=True):
+        walk.graph.tie(x.labels[i], y.labels[j])
+    free_x = [i for i in range(len(x.labels)) if i not in (*contract_x, *batch_x)]
+    free_y = [j for j in range(len(y.labels)) if j not in (*contract_y, *batch_y)]
+    labels = (*(x.labels[i] for i in (*batch_x, *free_x)), *(y.labels[j] for j in free_y))
+    zeros = (
+        *(x.zeros[i] | y.zeros[j] for i, j in zip(batch_x, batch_y, strict=True)),
+        *(x.zeros[i] for i in free_x),
+        *(y.zeros[j] for j in free_y),
+    )
+    walk.graph.products.append(Product(walk.trips, 1, (*labels, *(x.labels[i] for i in contract_x))))
+    return [Labelled(labels, zeros, None, x.weight or y.weight)]
+
+
+def _free(value: Labelled, contract: Sequence[int], batch: Sequence[int]) -> tuple[np.ndarray, ...]:
+    return tuple(labels for axis, labels in enumerate(value.labels) if axis not in (*contract, *batch))
+
+
+def convolution(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
+    """Channels as in a product, spatial axes stay; feature groups move as wholes."""
+    x, kernel = values
+    params, graph = eqn.params, walk.graph
+    numbers, groups, shape = params["dimension_numbers"], params["feature_group_count"], shape_of(eqn.outvars[0])
+    if params["batch_group_count"] != 1:
+        return walk.unknown(eqn, values, "a convolution with batch groups")
+    batch, channels = x.labels[numbers.lhs_spec[0]], x.labels[numbers.lhs_spec[1]]
+    outputs, inputs = kernel.labels[numbers.rhs_spec[0]], kernel.labels[numbers.rhs_spec[1]]
+    for axis in numbers.lhs_spec[2:]:
+        graph.pin(x.labels[axis], "a spatial axis of a convolution", eqn)
+    for axis in numbers.rhs_spec[2:]:
+        graph.pin(kernel.labels[axis], "a spatial axis of a kernel", eqn)
+    if groups == 1:
+        graph.tie(channels, inputs)
+        zero = x.zeros[numbers.lhs_spec[1]] | kernel.zeros[numbers.rhs_spec[1]]
+        walk.need_zero(channels, zero, "a convolution", eqn)
+    else:
+        whole = graph.fresh(groups)
+        graph.tie(channels, np.repeat(whole, len(channels) // groups))
+        graph.tie(outputs, np.repeat(whole, len(outputs) // groups))
+        graph.pin(inputs, "the inputs of one feature group", eqn)
+    labels: list[Any] = [None] * len(shape)
+    zeros: list[Any] = [None] * len(shape)
+    labels[numbers.out_spec[0]], zeros[numbers.out_spec[0]] = batch, x.zeros[numbers.lhs_spec[0]]
+    labels[numbers.out_spec[1]], zeros[numbers.out_spec[1]] = outputs, kernel.zeros[numbers.rhs_spec[0]]
+    for axis in numbers.out_spec[2:]:
+        spatial = walk.whole(eqn, (shape[axis],), "a spatial axis of a convolution")
+        labels[axis], zeros[axis] = spatial.labels[0], spatial.zeros[0]
+    window = math.prod(len(kernel.labels[axis]) for axis in numbers.rhs_spec[2:])
+    positions = math.prod(shape[axis] for axis in numbers.out_spec[2:])
+    graph.products.append(Product(walk.trips, window * positions, (batch, outputs, inputs)))
+    return [Labelled(tuple(labels), tuple(zeros), None, x.weight or kernel.weight)]
+
+
+RULES: dict[str, Any] = {"dot_general": dot_general, "conv_general_dilated": convolution}
