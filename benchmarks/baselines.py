@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,27 @@ class Baseline:
 def train_baseline(baseline: Baseline, data: Images, *, seed: int) -> Any:
     """Variables of a dense network; from the cache if the same one was trained before."""
     key = jax.random.key(seed)
-    variables = jax.eval_shape(baseline.model.init, key, data.images[:1])
     path = cache_folder() / f"{_digest(baseline, data, seed)}.npz"
+    return stored(path, lambda: _trained(baseline, data, key))
+
+
+def stored(path: Path, make: Callable[[], Any]) -> Any:
+    """The tree of arrays in a file; made and written there if there is none."""
     if path.is_file():
-        with np.load(path) as stored:
-            return unflatten_dict({tuple(name.split("/")): jnp.asarray(stored[name]) for name in stored.files})
+        with np.load(path) as file:
+            return unflatten_dict({tuple(name.split("/")): jnp.asarray(file[name]) for name in file.files})
+    tree = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{"/".join(names): np.asarray(leaf) for names, leaf in flatten_dict(tree).items()})
+    return tree
+
+
+def cache_folder() -> Path:
+    """Where the benchmarks keep what takes minutes to make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxcompress" / "benchmarks"
+
+
+def _trained(baseline: Baseline, data: Images, key: jax.Array) -> Any:
     variables = baseline.model.init(key, data.images[:1])
     steps = baseline.epochs * steps_per_epoch(data, baseline.batch_size)
     rate = optax.warmup_cosine_decay_schedule(0.0, baseline.learning_rate, min(200, steps // 10), steps)
@@ -55,14 +72,7 @@ def train_baseline(baseline: Baseline, data: Images, *, seed: int) -> Any:
         batch_size=baseline.batch_size,
         shift=baseline.shift,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **{"/".join(names): np.asarray(leaf) for names, leaf in flatten_dict(variables).items()})
     return variables
-
-
-def cache_folder() -> Path:
-    """Where the benchmarks keep what takes minutes to make again."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxcompress" / "benchmarks"
 
 
 def _digest(baseline: Baseline, data: Images, seed: int) -> str:
