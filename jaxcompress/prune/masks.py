@@ -67,14 +67,19 @@ def _drop_batch(
     leaves: list[ArrayOrLeaf], keep: list[jax.Array], *, stacks: tuple[tuple[int, ...], ...]
 ) -> tuple[list[Masked], list[jax.Array]]:
     scores = [_scores(leaf) for leaf in leaves]
-    masks = keeping_placement(partial(_layer_masks, stacks=stacks), scores, keep)
+    masks = keeping_placement(partial(layer_masks, stacks=stacks), scores, keep)
     return [_masked(leaf, mask) for leaf, mask in zip(leaves, masks, strict=True)], [_finite(s) for s in scores]
 
 
-def _layer_masks(
+def layer_masks(
     scores: list[jax.Array], keep: list[jax.Array], *, stacks: tuple[tuple[int, ...], ...]
 ) -> list[jax.Array]:
-    """Masks of every layer of each array by itself."""
+    """Masks of the ``keep`` highest-scoring entries of every layer of each array by itself. Call it under ``jit``.
+
+    Example:
+        >>> layer_masks([jnp.array([[3.0, 1.0], [1.0, 2.0]])], [jnp.int32(1)], stacks=((0,),))[0].tolist()
+        [[True, False], [False, True]]
+    """
     counts = [
         jnp.broadcast_to(count, (layer_count(score.shape, stack),))
         for score, count, stack in zip(scores, keep, stacks, strict=True)
@@ -82,12 +87,22 @@ def _layer_masks(
     return over_layers(topk_mask, [scores], [counts], stacks=stacks)
 
 
+def masks_together(scores: list[jax.Array], keep: jax.Array) -> list[jax.Array]:
+    """Masks of the ``keep`` highest-scoring entries of all arrays, of any float dtypes. Call it under ``jit``.
+
+    Example:
+        >>> [mask.tolist() for mask in masks_together([jnp.array([1.0, 3.0]), jnp.array([2.0])], jnp.int32(2))]
+        [[False, True], [True]]
+    """
+    widest = max((score.dtype for score in scores), key=lambda dtype: dtype.itemsize)
+    mixed = len({score.dtype for score in scores}) > 1 and widest.itemsize < 4  # bfloat16 and float16 meet in float32
+    return keeping_placement(topk_masks, [s.astype(jnp.float32 if mixed else widest) for s in scores], keep)
+
+
 @jax.jit
 def _drop_together(leaves: list[ArrayOrLeaf], keep: jax.Array) -> tuple[list[Masked], list[jax.Array]]:
     scores = [_scores(leaf) for leaf in leaves]
-    widest = max((score.dtype for score in scores), key=lambda dtype: dtype.itemsize)
-    mixed = len({score.dtype for score in scores}) > 1 and widest.itemsize < 4  # bfloat16 and float16 meet in float32
-    masks = keeping_placement(topk_masks, [s.astype(jnp.float32 if mixed else widest) for s in scores], keep)
+    masks = masks_together(scores, keep)
     return [_masked(leaf, mask) for leaf, mask in zip(leaves, masks, strict=True)], [_finite(s) for s in scores]
 
 

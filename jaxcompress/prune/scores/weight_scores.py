@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class WeightScore(Protocol):
-    """What ranks the weights of a tree; higher keeps. `Lp`, `LAMP`, `Random`, `Taylor`, `Fisher` and `Wanda` are such.
+    """What ranks the weights of a tree; higher keeps.
 
-    A class of your own needs this one method.
+    `Lp`, `LAMP`, `Random`, `Taylor`, `Fisher` and `Wanda` are such; a class of your own needs this one method.
     """
 
     def of_parts(self, params: Any, parts: Sequence[Part]) -> list[jax.Array]:
