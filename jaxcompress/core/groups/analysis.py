@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import jax
 
-from jaxcompress.core.groups.components import Components
 from jaxcompress.core.groups.forming import Leaf, formed
 from jaxcompress.core.groups.labels import Labelled
 from jaxcompress.core.groups.reshapes import Policy, decide
@@ -16,6 +15,8 @@ from jaxcompress.core.groups.walk import Walk
 from jaxcompress.core.leaf import is_compressed
 from jaxcompress.core.lift import array_paths, split_static, trace
 from jaxcompress.core.paths import matches, path_string
+
+_WORDS: tuple[object, ...] = ("outer", "inner")
 
 
 def groups(
@@ -45,7 +46,8 @@ def groups(
             ``model.apply(..., mutable=["batch_stats"])``): they shrink with the parameters instead of pinning them.
         reshape: which factor of an axis that a reshape merges or splits may move where more than one could:
             ``"outer"`` (heads of ``heads * dim``), ``"inner"`` (the same dims of every head), or a function ``(sizes of
-            the factors, source line) -> index of the one that moves``. Choices are told in `Groups.choices`.
+            the factors, source line) -> index of the one that moves``. Choices are told in `Groups.choices`; a word
+            gives way where it would leave nothing to remove (the channels that a shuffle moves between its groups).
         reductions: ``"allow"`` lets reductions over values through that are not zero when masked: then the shrunk
             function reduces over what is kept (a softmax normalises over it), which the masked one does not.
         **kwargs: keyword arguments of ``fn``.
@@ -67,7 +69,7 @@ def groups(
     """
     if reductions not in ("pin", "allow"):
         raise ValueError(f"reductions must be 'pin' or 'allow', got {reductions!r}")
-    if reshape not in ("outer", "inner") and not callable(reshape):
+    if not (callable(reshape) or reshape in _WORDS):
         raise ValueError(f"reshape must be 'outer', 'inner' or a function, got {reshape!r}")
     count = len(split_static(fn, (params,), {})[1])
     if not count:
@@ -81,12 +83,11 @@ def groups(
         for i, (var, name) in enumerate(zip(closed.jaxpr.invars, names, strict=True))
     ]
     _pin_results(walk, walk.run(closed.jaxpr, closed.consts, args), out_shape, state)
-    components = Components(walk.graph)
-    choices = decide(walk.graph, components, reshape)
+    components, choices = decide(walk.graph, reshape)
     dtypes = [aval.dtype for aval in closed.in_avals[:count]]
     leaves = [Leaf(*leaf) for leaf in zip(names[:count], args[:count], dtypes, strict=True)]
     call = fn, *jax.tree.map(_abstract, (inputs, kwargs), is_leaf=is_compressed)
-    return formed(walk.graph, components, leaves, choices=choices, call=call)
+    return formed(walk.graph, components, leaves, choices=list(map(str, choices)), call=call)
 
 
 def _argument(walk: Walk, shape: Sequence[int], name: str, weight: bool) -> Labelled:

@@ -6,8 +6,8 @@ the other moves; where both could, a policy chooses, and the choice is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -44,36 +44,67 @@ def factor_axes(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[
     return runs
 
 
-def decide(graph: Graph, components: Components, policy: Policy) -> list[str]:
-    """Ties every merged axis to one of its factors, pins the others; returns the choices that the policy made.
+class Choice(NamedTuple):
+    """What a policy chose: the factor that moves, out of those that could."""
+
+    reshape: Reshape
+    factor: int
+    free: list[int]
+
+    def __str__(self) -> str:
+        sizes = "x".join(str(len(labels)) for labels in self.reshape.factors)
+        line = user_line(self.reshape.eqn.source_info)
+        return f"of the axes {sizes} that are one at {line}, the {_ORDINALS.get(self.factor, self.factor)} moves"
+
+
+def decide(graph: Graph, policy: Policy) -> tuple[Components, list[Choice]]:
+    """Ties every merged axis to one of its factors and pins the others.
+
+    A choice of ``"outer"`` or ``"inner"`` after which nothing of the axis can be removed is made the other way.
 
     Args:
         graph: with the reshapes; ties and pins are added to it.
-        components: of the graph; brought up to date.
         policy: ``"outer"``, ``"inner"``, or ``(sizes of the factors, source line) -> index of the one that moves``.
+
+    Returns:
+        The components of the labels, and the choices that were made.
     """
-    choices: list[str] = []
-    waiting = graph.reshapes
+    mark = graph.mark()
+    components, choices = _settled(graph, policy, {})
+    futile = {id(c.reshape): c.free[-1 if c.factor == c.free[0] else 0] for c in choices if _futile(c, components)}
+    if not futile or callable(policy):
+        return components, choices
+    graph.rollback(mark)
+    return _settled(graph, policy, futile)
+
+
+def _settled(graph: Graph, policy: Policy, given: Mapping[int, int]) -> tuple[Components, list[Choice]]:
+    """Settles all reshapes; ``given`` says what moves at some of them, should they come to a choice."""
+    components, choices, waiting = Components(graph), [], graph.reshapes
     while waiting:
-        step = _Step(graph)
-        later = []
-        for reshape in waiting:
-            if not step.certain(reshape, components):
-                later.append(reshape)
+        step = _Step(graph, policy, given)
+        later = [reshape for reshape in waiting if not step.certain(reshape, components)]
         if len(later) == len(waiting):
-            later = step.choose(later, components, policy, choices)
+            later = step.choose(later, components)
         components.add(step.ties, step.pins)
+        choices += step.choices
         waiting = later
-    return choices
+    return components, choices
+
+
+def _futile(choice: Choice, components: Components) -> bool:
+    units = np.unique(components.of[choice.reshape.merged])
+    return int((~components.pinned[units]).sum()) <= 1
 
 
 class _Step:
     """Ties and pins of one round."""
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+    def __init__(self, graph: Graph, policy: Policy, given: Mapping[int, int]) -> None:
+        self._graph, self._policy, self._given = graph, policy, given
         self.ties: list[tuple[np.ndarray, np.ndarray]] = []
         self.pins: list[np.ndarray] = []
+        self.choices: list[Choice] = []
 
     def certain(self, reshape: Reshape, components: Components) -> bool:
         """Settles a reshape of which at most one factor can move."""
@@ -83,9 +114,7 @@ class _Step:
         self.settle(reshape, free[0] if free else None)
         return True
 
-    def choose(
-        self, waiting: list[Reshape], components: Components, policy: Policy, choices: list[str]
-    ) -> list[Reshape]:
+    def choose(self, waiting: list[Reshape], components: Components) -> list[Reshape]:
         """Lets the policy settle reshapes, but none that another choice of this round could have settled."""
         touched: set[int] = set()
         later = []
@@ -95,9 +124,9 @@ class _Step:
                 later.append(reshape)
                 continue
             touched |= near
-            sizes, line = tuple(map(len, reshape.factors)), user_line(reshape.eqn.source_info)
-            factor = _chosen(policy, sizes, line, _free(reshape, components))
-            choices.append(f"{'x'.join(map(str, sizes))} at {line}: axis {factor} of the factors moves")
+            free = _free(reshape, components)
+            factor = self._given.get(id(reshape), _chosen(self._policy, reshape, free))
+            self.choices.append(Choice(reshape, factor, free))
             self.settle(reshape, factor)
         return later
 
@@ -122,6 +151,7 @@ class _Step:
         self._graph.pin(labels, reason, reshape.eqn)
 
 
+_ORDINALS = {0: "first", 1: "second", 2: "third"}
 _NOTHING = "a reshape with axes that cannot shrink"
 
 
@@ -137,12 +167,11 @@ def _free(reshape: Reshape, components: Components) -> list[int]:
     return [i for i, labels in enumerate(reshape.factors) if components.free(labels)]
 
 
-def _chosen(policy: Policy, sizes: tuple[int, ...], line: str, free: list[int]) -> int:
-    if callable(policy):
-        factor = policy(sizes, line)
-        if factor not in free:
-            raise ValueError(
-                f"groups: reshape= chose factor {factor} of {sizes} at {line}; those that can move: {free}"
-            )
-        return factor
-    return free[0] if policy == "outer" else free[-1]
+def _chosen(policy: Policy, reshape: Reshape, free: list[int]) -> int:
+    if not callable(policy):
+        return free[0] if policy == "outer" else free[-1]
+    sizes, line = tuple(map(len, reshape.factors)), user_line(reshape.eqn.source_info)
+    factor = policy(sizes, line)
+    if factor not in free:
+        raise ValueError(f"groups: reshape= chose factor {factor} of {sizes} at {line}; those that can move: {free}")
+    return factor

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from jaxcompress.core.groups.labels import Labelled, Product, shape_of
+from jaxcompress.core.groups.labels import Labelled, Product, Reshape, shape_of
 from jaxcompress.core.groups.walk import Walk
 
 
@@ -42,7 +42,7 @@ def _free(value: Labelled, contract: Sequence[int], batch: Sequence[int]) -> tup
 
 
 def convolution(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
-    """Channels as in a product, spatial axes stay; feature groups move as wholes."""
+    """Channels as in a product, spatial axes stay."""
     x, kernel = values
     params, graph = eqn.params, walk.graph
     numbers, groups, shape = params["dimension_numbers"], params["feature_group_count"], shape_of(eqn.outvars[0])
@@ -59,10 +59,7 @@ def convolution(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[L
         zero = x.zeros[numbers.lhs_spec[1]] | kernel.zeros[numbers.rhs_spec[1]]
         walk.need_zero(channels, zero, "a convolution", eqn)
     else:
-        whole = graph.fresh(groups)
-        graph.tie(channels, np.repeat(whole, len(channels) // groups))
-        graph.tie(outputs, np.repeat(whole, len(outputs) // groups))
-        graph.pin(inputs, "the inputs of one feature group", eqn)
+        _tie_groups(walk, eqn, x, kernel)
     labels: list[Any] = [None] * len(shape)
     zeros: list[Any] = [None] * len(shape)
     labels[numbers.out_spec[0]], zeros[numbers.out_spec[0]] = batch, x.zeros[numbers.lhs_spec[0]]
@@ -74,6 +71,22 @@ def convolution(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[L
     positions = math.prod(shape[axis] for axis in numbers.out_spec[2:])
     graph.products.append(Product(walk.trips, window * positions, (batch, outputs, inputs)))
     return [Labelled(tuple(labels), tuple(zeros), None, x.weight or kernel.weight)]
+
+
+def _tie_groups(walk: Walk, eqn: JaxprEqn, x: Labelled, kernel: Labelled) -> None:
+    """Channels are (groups, inputs of a group), results (groups, outputs of a group): either factor may move."""
+    numbers, graph, groups = eqn.params["dimension_numbers"], walk.graph, eqn.params["feature_group_count"]
+    channels, zero = x.labels[numbers.lhs_spec[1]], x.zeros[numbers.lhs_spec[1]]
+    outputs, inputs = kernel.labels[numbers.rhs_spec[0]], kernel.labels[numbers.rhs_spec[1]]
+    every_group = zero.reshape(groups, -1).all(axis=0)
+    walk.need_zero(inputs, kernel.zeros[numbers.rhs_spec[1]] | every_group, "a convolution", eqn)
+    whole = graph.fresh(groups)
+    for inner, merged in ((inputs, channels), (graph.fresh(len(outputs) // groups), outputs)):
+        if len(inner) == 1:
+            graph.pin(inner, "the only channel of each feature group", eqn)
+            graph.tie(whole, merged)
+        else:
+            graph.reshapes.append(Reshape((whole, inner), merged, True, eqn))
 
 
 RULES: dict[str, Any] = {"dot_general": dot_general, "conv_general_dilated": convolution}
