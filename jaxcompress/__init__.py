@@ -14,6 +14,7 @@ from jaxcompress.core.groups import Groups, groups
 from jaxcompress.core.leaf import CompressedArray, is_compressed, leaf_kind
 from jaxcompress.core.lift import lift
 from jaxcompress.core.observe import observe
+from jaxcompress.core.shrink import Shrunk, Verification, shrink, verify
 from jaxcompress.core.sites import Site, Sites, sites
 from jaxcompress.core.tree import in_axes, materialize, merge, shardings, split_trainable, stored_bytes
 
@@ -29,8 +30,10 @@ __all__ = [
     "Explanation",
     "Groups",
     "Recipe",
+    "Shrunk",
     "Site",
     "Sites",
+    "Verification",
     "artifact",
     "cluster",
     "compress",
@@ -52,10 +55,12 @@ __all__ = [
     "report",
     "save",
     "shardings",
+    "shrink",
     "sites",
     "split_trainable",
     "stored_bytes",
     "train",
+    "verify",
 ]
 
 # Imported at their first use: what brings a library of its own (optax, matplotlib, Flax). The rooms above register the
