@@ -1,0 +1,203 @@
+"""Structured selection of whole residual branches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxcompress.core.paths import matches
+from jaxcompress.core.shrink import masked
+from jaxcompress.core.table import text_table
+from jaxcompress.core.tree import materialize
+from jaxcompress.prune.reach import Reach
+from jaxcompress.prune.scores.aggregate import Aggregate
+from jaxcompress.prune.scores.fpgm import FPGM
+from jaxcompress.prune.scores.group_scores import GroupScore, group_scores
+from jaxcompress.prune.scores.units import AxisRoles
+from jaxcompress.prune.selection import Selection
+
+if TYPE_CHECKING:
+    from jaxcompress.core.groups import Group, Groups
+    from jaxcompress.core.sites import Sites
+
+_NONE = np.zeros(0, np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """A part of a network that data can bypass.
+
+    Attributes:
+        name: the longest module path that its kernels share.
+        groups: indices of the groups inside it.
+        score: mean score of their units.
+    """
+
+    name: str
+    groups: tuple[int, ...]
+    score: float
+
+
+def branches(groups: Groups, variables: Any, /, *, scores: Any = "l2", sites: Sites | None = None) -> list[Branch]:
+    """The branches that `blocks` can drop, the least important first.
+
+    What can be bypassed is found by trying: a group is inside a branch if, without all of its units, every result still
+    depends on every input that it depended on. That holds for what lies between the two ends of a residual connection
+    (the hidden units of an MLP, the heads of an attention, the inner channels of a bottleneck, also one whose shortcut
+    is a convolution), and not for the residual stream, nor for a chain without a shortcut. Groups that one kernel
+    joins belong to one branch; where they would cut the network together, each is a branch of its own.
+
+    Args:
+        groups: what `jaxcompress.groups` found. Layers stacked in one leaf (a scan) are one branch.
+        variables: the tree it was found for; leaves may be compressed.
+        scores: of units, as for `channels`, but on one scale for all groups: names are not normalized.
+        sites: what `jaxcompress.sites` found for the same call; traced anew if not given.
+
+    Example:
+        >>> params = {str(i): {"a": jnp.ones((2, 4)) + i, "b": jnp.ones((4, 2))} for i in range(2)}
+        >>> def fn(p, x):
+        ...     for i in range(2):
+        ...         x = x + jax.nn.relu(x @ p[str(i)]["a"]) @ p[str(i)]["b"]
+        ...     return x
+        >>> [(branch.name, branch.groups) for branch in branches(jc.groups(fn, params, jnp.ones((1, 2))), params)]
+        [('0', (0,)), ('1', (1,))]
+    """
+    params = materialize(variables)
+    roles = AxisRoles.of(groups, params, sites)
+    reach = Reach(groups, params)
+
+    def bypassed(some: Sequence[int]) -> bool:
+        return reach.kept(masked(params, groups.keep({index: _NONE for index in some})))
+
+    inner = [group for group in groups if _is_inner(group, roles) and bypassed([group.index])]
+    found = []
+    for joined in _joined(inner):
+        together = tuple(group.index for group in joined)
+        found += [together] if len(joined) == 1 or bypassed(together) else [(index,) for index in together]
+    by_group = group_scores(groups, params, _on_one_scale(scores), sites=roles.sites)
+    names = _names([[groups[index] for index in some] for some in found], roles)
+    scored = [
+        Branch(name, some, float(np.mean(np.concatenate([by_group[index] for index in some]))))
+        for name, some in zip(names, found, strict=True)
+    ]
+    return sorted(scored, key=lambda branch: branch.score)
+
+
+def blocks(
+    groups: Groups,
+    variables: Any,
+    /,
+    *,
+    drop: int | str | Sequence[str],
+    scores: Any = "l2",
+    sites: Sites | None = None,
+) -> Selection:
+    """Drops whole residual branches: every group inside of them goes to width 0.
+
+    The shrunk network still equals the masked one exactly: kernels of the branch become empty, and what is added to the
+    stream is the constant that the branch computes from nothing, its last bias or the shift of its last norm. Which
+    branches there are, `branches` lists.
+
+    Args:
+        groups: what `jaxcompress.groups` found.
+        variables: the tree it was found for; leaves may be compressed.
+        drop: how many branches, those of lowest score (one that would cut the network, now that others are gone, is
+            passed over); or globs over the names of branches.
+        scores: of units; a branch scores their mean. See `branches`.
+        sites: what `jaxcompress.sites` found for the same call; traced anew if not given.
+
+    Returns:
+        The kept indices, as `channels` returns them.
+
+    Raises:
+        ValueError: if there are fewer branches, a glob fits none, or the named branches would cut the network together;
+            lists the branches.
+
+    Example:
+        >>> params = {"a": jnp.ones((2, 4)), "b": jnp.ones((4, 2)), "c": jnp.ones(2)}
+        >>> fn = lambda p, x: x + jax.nn.relu(x @ p["a"]) @ p["b"] + p["c"][None]
+        >>> keep = blocks(jc.groups(fn, params, jnp.ones((1, 2))), params, drop=1)
+        >>> {key: kept.tolist() for key, kept in keep.items()}
+        {('a', 1): [], ('b', 0): []}
+
+    References:
+        Veit et al., 2016. https://arxiv.org/abs/1605.06431 (residual networks without some of their branches)
+    """
+    there = branches(groups, variables, scores=scores, sites=sites)
+    listed = text_table(
+        ("branch", "groups", "score"), [(b.name, ",".join(map(str, b.groups)), f"{b.score:.4g}") for b in there]
+    )
+    params = materialize(variables)
+    reach = Reach(groups, params)
+
+    def bypassed(some: Sequence[Branch]) -> bool:
+        return reach.kept(masked(params, groups.keep({index: _NONE for b in some for index in b.groups})))
+
+    if isinstance(drop, int):
+        if not 0 <= drop <= len(there):
+            raise ValueError(f"blocks: drop={drop}, but there are {len(there)} branches:\n{listed}")
+        chosen: list[Branch] = []
+        for branch in there:
+            if len(chosen) < drop and bypassed([*chosen, branch]):
+                chosen.append(branch)
+        if len(chosen) < drop:
+            raise ValueError(
+                f"blocks: drop={drop}, but without {[b.name for b in chosen]} every further branch is needed to connect"
+                f" inputs and results. The branches are:\n{listed}"
+            )
+    else:
+        chosen = [branch for branch in there if matches(branch.name, drop)]
+        if not chosen:
+            raise ValueError(f"blocks: drop={drop!r} fits no branch. The branches are:\n{listed}")
+        if not bypassed(chosen):
+            raise ValueError(f"blocks: without {[b.name for b in chosen]} a result is cut off from an input:\n{listed}")
+    units = {index: _NONE for branch in chosen for index in branch.groups}
+    return Selection(groups, units, notes=tuple(f"dropped: {b.name} (score {b.score:.4g})" for b in chosen))
+
+
+def _is_inner(group: Group, roles: AxisRoles) -> bool:
+    """True if kernels produce its units and kernels read them."""
+    sides = [roles.sides.get((member.path, member.axis), frozenset()) for member in group.members]
+    return any("producer" in side for side in sides) and any("consumer" in side for side in sides)
+
+
+def _joined(inner: Sequence[Group]) -> list[list[Group]]:
+    """Groups that share a kernel, each on an axis of its own."""
+    axes: dict[str, dict[int, set[int]]] = {}
+    for place, group in enumerate(inner):
+        for member in group.members:
+            axes.setdefault(member.path, {}).setdefault(place, set()).add(member.axis)
+    label = list(range(len(inner)))
+    for owners in axes.values():
+        places = sorted(owners)
+        for a, b in ((a, b) for i, a in enumerate(places) for b in places[i + 1 :]):
+            if owners[a].isdisjoint(owners[b]):
+                old, new = label[b], label[a]
+                label = [new if one == old else one for one in label]
+    return [[g for g, own in zip(inner, label, strict=True) if own == one] for one in dict.fromkeys(label)]
+
+
+def _names(found: Sequence[Sequence[Group]], roles: AxisRoles) -> list[str]:
+    names: list[str] = []
+    for groups in found:
+        kernels = [m.path for g in groups for m in g.members if roles.sides.get((m.path, m.axis))]
+        parts = [path.split("/")[:-1] or [path] for path in kernels]
+        shared = 0
+        while all(len(part) > shared and part[shared] == parts[0][shared] for part in parts):
+            shared += 1
+        name = "/".join(parts[0][:shared]) or kernels[0]
+        again = sum(other == name or other.startswith(f"{name}#") for other in names)
+        names.append(f"{name}#{again + 1}" if again else name)
+    return names
+
+
+def _on_one_scale(scores: Any) -> Any:
+    """Scores that a name or numbers per weight stand for, without normalization by group."""
+    if scores == "fpgm":
+        return FPGM(normalize=None)
+    return (
+        scores if scores == "batchnorm_scale" or isinstance(scores, GroupScore) else Aggregate(scores, normalize=None)
+    )
