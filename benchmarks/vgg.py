@@ -9,7 +9,7 @@ from benchmarks.resnet import convolution
 
 
 class VGGSmall(nn.Module):
-    """Images (batch, 32, 32, 3) to 10 logits: convolutions of ``width`` channels, of twice and of four times as many."""
+    """Images (batch, 32, 32, 3) to 10 logits: convolutions of ``width``, 2 and 4 times as many channels."""
 
     width: int = 16
 
