@@ -11,6 +11,7 @@ characters and takes about 80 bytes.
 | ``c`` | the coder | |
 | ``p`` | what the coder needs to cut the streams (see `streams`, `entropy`) | empty |
 | ``r`` / ``m`` | recipe / meta | None |
+| ``w`` | what a shrunk model kept of its dense axes (see `keeps`) | nothing was cut |
 | ``v`` | versions of jaxcompress, jax and numpy that wrote the file | |
 """
 

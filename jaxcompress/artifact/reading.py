@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.artifact import leaves, manifest
+from jaxcompress.artifact import keeps, leaves, manifest
 from jaxcompress.artifact.coded import EntropyReader
 from jaxcompress.artifact.container import open_checked
 from jaxcompress.artifact.errors import ArtifactError
 from jaxcompress.artifact.streams import ByteReader
 from jaxcompress.artifact.structure import from_json, restore_like
 from jaxcompress.core.lift import lift
+from jaxcompress.core.paths import flatten_with_paths
+from jaxcompress.core.shrink import bound
 
 HEADER = "(header)"
 """Where `Artifact.sizes` puts the bytes that belong to no array."""
@@ -37,6 +39,9 @@ class Artifact:
             rest of the file under `HEADER`. They add up to the size of the file; arrays that share a stream share its
             bytes by what each put into it.
         leaf_paths: of `params`, in storage order.
+        keep: kept indices of the dense axes by path and axis, if the model was shrunk; then ``bind(fn)`` takes the
+            dense ``fn`` and gives the small one.
+        shapes: dense shapes of the leaves by path.
     """
 
     params: Any
@@ -45,6 +50,8 @@ class Artifact:
     versions: Mapping[str, str]
     sizes: Mapping[str, int] = dataclasses.field(repr=False)
     leaf_paths: tuple[str, ...] = dataclasses.field(repr=False, default=())
+    keep: Mapping[tuple[str, int], np.ndarray] = dataclasses.field(repr=False, default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(repr=False, default_factory=dict)
 
     @property
     def file_bytes(self) -> int:
@@ -65,12 +72,13 @@ class Artifact:
         """``fn`` with these parameters as its first argument: ``bind(model.apply)(x)``.
 
         Args:
-            fn: takes the parameters first; any function that `jaxcompress.core.lift.lift` accepts.
+            fn: takes the parameters first; any function that `jaxcompress.core.lift.lift` accepts. For a shrunk model
+                it is the dense function.
 
         Returns:
             A function of the other arguments of ``fn``.
         """
-        lifted = lift(fn)
+        lifted = lift(bound(fn, self.keep, self.shapes) if self.keep else fn)
         return lambda *args, **kwargs: lifted(self.params, *args, **kwargs)
 
 
@@ -109,8 +117,8 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a file says of itself, read without decoding any array. The checksum is verified.
 
     Returns:
-        ``file_bytes``, ``header_bytes``, ``coder``, ``versions``, ``recipe``, ``meta``, and ``arrays``: path, kind of
-        the leaf, dtype and shape of each stored array.
+        ``file_bytes``, ``header_bytes``, ``coder``, ``versions``, ``recipe``, ``meta``, ``arrays``: path, kind of the
+        leaf, dtype and shape of each stored array; and ``shrunk``: whether the file holds what was kept of dense axes.
 
     Raises:
         ArtifactError: as `load`.
@@ -127,6 +135,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
             "recipe": described.get("r"),
             "meta": described.get("m"),
             "arrays": list(_arrays(described)),
+            "shrunk": bool(described.get("w")),
         }
     except ArtifactError:
         raise
@@ -175,6 +184,7 @@ def _load(
 
     params = from_json(described["t"], leaf_of)
     reader.finish()
+    keep, shapes = _kept(described.get("w", []), paths, params, budget)
     return Artifact(
         params=params if like is None else restore_like(params, like),
         recipe=described.get("r"),
@@ -182,7 +192,18 @@ def _load(
         versions=dict(zip(manifest.PACKAGES, described["v"], strict=True)),
         sizes=_apportion(weights, length, total),
         leaf_paths=tuple(paths),
+        keep=keep,
+        shapes=shapes,
     )
+
+
+def _kept(rows: Any, paths: list[str], params: Any, budget: _Budget) -> tuple[Any, Any]:
+    """What a shrunk model kept; its dense leaves must fit in memory as its own do."""
+    if rows == []:
+        return {}, {}
+    found = dict(zip(*flatten_with_paths(params)[:2], strict=True))
+    small = [tuple(found[path].shape) for path in paths]
+    return keeps.from_rows(rows, paths, small, budget.check)
 
 
 class _Budget:

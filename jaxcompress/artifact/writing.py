@@ -7,7 +7,7 @@ import json
 import os
 from typing import Any, Literal
 
-from jaxcompress.artifact import leaves, manifest
+from jaxcompress.artifact import keeps, leaves, manifest
 from jaxcompress.artifact.coded import EntropyWriter
 from jaxcompress.artifact.container import seal, write_atomically
 from jaxcompress.artifact.streams import ByteWriter
@@ -33,8 +33,10 @@ def save(
     Args:
         path: the file. The folder must exist.
         params: any pytree of arrays, compressed leaves, Python scalars and text; or an object with ``params`` and
-            ``recipe`` (the result of a pipeline). Dicts, lists, tuples and None come back as they are, other mappings
-            as dicts, other nodes as dicts of their fields, or in full through ``load(path, like=...)``.
+            ``recipe`` (the result of a pipeline) or ``keep`` (a shrunk model, an `Artifact`): what it kept is stored
+            too, so that ``load(path).bind(fn)`` is the small function of the dense ``fn``. Dicts, lists, tuples and
+            None come back as they are, other mappings as dicts, other nodes as dicts of their fields, or in full
+            through ``load(path, like=...)``.
         recipe: what made the model: JSON-able, or with a ``to_json()`` that gives JSON or its text.
         meta: anything JSON-able.
         coder: ``"zstd"``, fast and without further packages, or ``"constriction"``, the smallest (extra ``entropy``).
@@ -45,7 +47,7 @@ def save(
 
     Raises:
         TypeError: if something in ``params``, ``recipe`` or ``meta`` cannot be stored; names it.
-        ValueError: if ``coder`` or ``level`` is unknown.
+        ValueError: if ``coder`` or ``level`` is unknown, or a shrunk model's parameters are not those it kept.
         ImportError: if the coder's package is missing; names the extra.
         OSError: if the file cannot be written.
 
@@ -62,14 +64,18 @@ def save(
         raise ValueError(f"save: coder={coder!r} is unknown; choose one of {CODERS}")
     if level is not None and coder != "zstd":
         raise ValueError(f"save: level={level!r} belongs to coder='zstd'; leave it out with coder={coder!r}")
-    if hasattr(params, "params") and hasattr(params, "recipe"):
-        params, recipe = params.params, params.recipe if recipe is None else recipe
+    kept, dense = _kept(params)
+    if hasattr(params, "params") and (hasattr(params, "recipe") or hasattr(params, "keep")):
+        recipe = getattr(params, "recipe", None) if recipe is None else recipe
+        params = params.params
     writer = ByteWriter(level) if coder == "zstd" else EntropyWriter()
     templates: dict[str, int] = {}
     shapes: list[list[tuple[int, ...]]] = []
+    stored: dict[str, tuple[int, ...]] = {}
 
     def template_of(path: str, leaf: Any) -> int:
         found = leaves.describe(leaf, path)
+        stored[path] = tuple(leaf.shape) if kept else ()
         shapes.append(found.shapes)
         for array in found.arrays:
             writer.put(array)
@@ -83,12 +89,21 @@ def save(
         "s": manifest.join_shapes(shapes),
         "r": _as_json("recipe", recipe),
         "m": _as_json("meta", meta),
+        "w": keeps.to_rows(kept, dense, stored),
         "c": coder,
         "p": plan,
         "v": [_version(name) for name in manifest.PACKAGES],
     }
     kept = {key: value for key, value in described.items() if key == "t" or value not in (None, "", [])}
     return write_atomically(path, seal(manifest.encode(kept), streams))
+
+
+def _kept(model: Any) -> tuple[keeps.Keep, keeps.Shapes]:
+    """What a shrunk model kept of its dense axes, and its dense shapes."""
+    start = getattr(model, "from_start", None)  # a model that was shrunk twice: what is left of the first one
+    if start is not None:
+        return start
+    return (model.keep, model.shapes) if hasattr(model, "keep") and hasattr(model, "shapes") else ({}, {})
 
 
 def _as_json(name: str, value: Any) -> Any:

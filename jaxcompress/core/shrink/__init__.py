@@ -4,8 +4,9 @@
 kept and cuts leaves, `function` is the small function, `shrunk` what users hold, `verify` the oracle.
 """
 
+from jaxcompress.core.shrink.function import bound
 from jaxcompress.core.shrink.keep import masked
 from jaxcompress.core.shrink.shrunk import Shrunk, shrink
 from jaxcompress.core.shrink.verify import Difference, Verification, verify
 
-__all__ = ["Difference", "Shrunk", "Verification", "masked", "shrink", "verify"]
+__all__ = ["Difference", "Shrunk", "Verification", "bound", "masked", "shrink", "verify"]

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxcompress.core.leaf import is_compressed
 from jaxcompress.core.lift import Static, array_paths, split_static, trace
 from jaxcompress.core.shrink.cut import Keep, array_of, small_shape, value_of
-from jaxcompress.core.shrink.keep import expand_leaf
+from jaxcompress.core.shrink.keep import by_leaf, checked, expand_leaf
 from jaxcompress.core.shrink.propagate import Propagation
 
 
@@ -45,6 +46,13 @@ def small_function(
         return run(static, arrays)
 
     return small
+
+
+def bound(
+    fn: Callable[..., Any], keep: Mapping[tuple[str, int], np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> Callable[..., Any]:
+    """The small function of a dense one, from what a file holds: checked kept indices and dense shapes."""
+    return small_function(fn, by_leaf(checked(keep, shapes), shapes), shapes)
 
 
 def walk(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from jaxcompress.core.shrink.corresponding import corresponding
 from jaxcompress.core.shrink.cut import Keep, small_shape
 from jaxcompress.core.shrink.function import small_function
 from jaxcompress.core.shrink.keep import KeepDict, by_leaf, checked, cut_leaf, expand_leaf, leaf_shapes
+
+MARK = "__shrunk__"  # on a small function: itself (a copied attribute does not count), and what it kept from the start
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -27,12 +30,26 @@ class Shrunk:
         params: the tree with every leaf cut. `with_params` exchanges it, after fine-tuning say.
         keep: kept indices, sorted, by path and axis; only axes that lose something.
         shapes: dense shape of every leaf, by path.
+        dense_fn: the function that was shrunk.
     """
 
     fn: Callable[..., Any]
     params: Any
     keep: Mapping[tuple[str, int], np.ndarray]
     shapes: Mapping[str, tuple[int, ...]]
+    dense_fn: Callable[..., Any]
+
+    @property
+    def from_start(self) -> tuple[Mapping[tuple[str, int], np.ndarray], Mapping[str, tuple[int, ...]]]:
+        """``(keep, shapes)`` against the first dense function, if ``fn`` was a shrunk one itself: what a file holds."""
+        before = getattr(self.dense_fn, MARK, None)
+        if before is None or before[0] is not self.dense_fn:
+            return self.keep, self.shapes
+        _, keep, shapes = before
+        total = dict(keep)
+        for key, kept in self.keep.items():
+            total[key] = total[key][kept] if key in total else kept
+        return total, shapes
 
     @property
     def widths(self) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -73,7 +90,7 @@ class Shrunk:
     def expand(self, params: Any) -> Any:
         """Maps shrunk parameters back to their dense shapes, with zeros at what was dropped.
 
-        ``fn(small.expand(p), x)`` is ``small.fn(p, x)``, for the dense ``fn``. Compressed leaves become dense.
+        ``small.dense_fn(small.expand(p), x)`` is ``small.fn(p, x)``. Compressed leaves become dense.
 
         Raises:
             ValueError: if a leaf that was cut is missing or has another shape.
@@ -97,7 +114,7 @@ class Shrunk:
         self._check(params)
         return dataclasses.replace(self, params=params)
 
-    @property
+    @functools.cached_property
     def _keeps(self) -> dict[str, Keep]:
         return by_leaf(self.keep, self.shapes)
 
@@ -152,4 +169,6 @@ def shrink(fn: Callable[..., Any], params: Any, keep: KeepDict) -> Shrunk:
     keeps = by_leaf(kept, shapes)
     paths, leaves, treedef = flatten_with_paths(params)
     cut = [cut_leaf(leaf, keeps[p], p) if p in keeps else leaf for p, leaf in zip(paths, leaves, strict=True)]
-    return Shrunk(small_function(fn, keeps, shapes), jax.tree.unflatten(treedef, cut), kept, shapes)
+    small = Shrunk(small_function(fn, keeps, shapes), jax.tree.unflatten(treedef, cut), kept, shapes, fn)
+    setattr(small.fn, MARK, (small.fn, *small.from_start))
+    return small

@@ -103,7 +103,7 @@ def _features(run: Propagation, eqn: JaxprEqn, lhs: Any, rhs: Any) -> Features:
     if given is None and inner is not None:
         x_mask = np.broadcast_to(inner.mask(), x_mask.shape)
     alive = [mask.any(1) for mask, kept in ((x_mask, given), (out_mask, out)) if kept is not None]
-    kept_groups: np.ndarray = alive[0] if alive else np.ones(groups, np.bool_)
+    kept_groups = np.asarray(alive[0] if alive else np.ones(groups, np.bool_))
     if any((other != kept_groups).any() for other in alive):
         run.fail(eqn, f"its {groups} feature groups are dropped in one operand and kept in the other", [given, out])
     within = x_mask[kept_groups]
