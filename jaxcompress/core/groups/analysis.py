@@ -69,6 +69,7 @@ def groups(
     """
     if reductions not in ("pin", "allow"):
         raise ValueError(f"reductions must be 'pin' or 'allow', got {reductions!r}")
+    policy: Policy = reshape
     if not (callable(reshape) or reshape in _WORDS):
         raise ValueError(f"reshape must be 'outer', 'inner' or a function, got {reshape!r}")
     count = len(split_static(fn, (params,), {})[1])
@@ -83,7 +84,10 @@ def groups(
         for i, (var, name) in enumerate(zip(closed.jaxpr.invars, names, strict=True))
     ]
     _pin_results(walk, walk.run(closed.jaxpr, closed.consts, args), out_shape, state)
-    components, choices = decide(walk.graph, reshape)
+    for value in args[:count]:
+        for labels in value.labels if id(value) not in walk.met else ():
+            walk.graph.pin(labels, "nothing in this call uses it")
+    components, choices = decide(walk.graph, policy)
     dtypes = [aval.dtype for aval in closed.in_avals[:count]]
     leaves = [Leaf(*leaf) for leaf in zip(names[:count], args[:count], dtypes, strict=True)]
     call = fn, *jax.tree.map(_abstract, (inputs, kwargs), is_leaf=is_compressed)
@@ -92,7 +96,7 @@ def groups(
 
 def _argument(walk: Walk, shape: Sequence[int], name: str, weight: bool) -> Labelled:
     """Parameters are free, and zero where they are masked; of other arguments every axis stays."""
-    value = walk.graph.value(shape, weight=weight, zero=True)
+    value = walk.graph.value(shape, weight=weight, masked=0.0)
     if not weight:
         for labels in value.labels:
             walk.graph.pin(labels, f"an axis of the input {name}")

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcompress.core.groups.components import Components
-from jaxcompress.core.groups.labels import Graph, Labelled, Pinned
+from jaxcompress.core.groups.labels import Graph, Labelled, Pinned, line_of
 from jaxcompress.core.groups.result import Axis, Group, Groups, Member, Pin, Work
-from jaxcompress.core.interpreter import user_line
 
 
 class Leaf(NamedTuple):
@@ -117,7 +116,7 @@ def _first_pins(graph: Graph, components: Components) -> Mapping[int, int]:
 
 
 def _told(pin: Pinned) -> str:
-    line = user_line(pin.eqn.source_info) if pin.eqn is not None else ""
+    line = line_of(pin.source)
     return f"{pin.reason} at {line}" if line else pin.reason
 
 

@@ -7,12 +7,15 @@ index). What is connected must be removed together; what is pinned stays.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax.extend.core import JaxprEqn
+
+from jaxcompress.core.interpreter import user_line
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -21,14 +24,14 @@ class Labelled:
 
     Attributes:
         labels: for every axis an int array, one label per index.
-        zeros: for every axis a bool array: True where the slice at that index is exactly zero once the unit that its
-            label belongs to is masked (its entries in every parameter set to zero).
+        masked: for every axis a float array: the number that all entries of the slice at that index equal once the unit
+            of its label is masked (its entries in every parameter set to zero); NaN where that is not known.
         const: the number that all entries equal, if it is known.
         weight: True if the value depends on a parameter.
     """
 
     labels: tuple[np.ndarray, ...]
-    zeros: tuple[np.ndarray, ...]
+    masked: tuple[np.ndarray, ...]
     const: float | None = None
     weight: bool = False
 
@@ -38,12 +41,16 @@ class Labelled:
         return tuple(len(axis) for axis in self.labels)
 
 
+Source = tuple[JaxprEqn, ...]
+"""An equation after those that enclose it."""
+
+
 class Pinned(NamedTuple):
-    """Labels that stay, why, and the equation that says so."""
+    """Labels that stay, why, and where it is said."""
 
     labels: np.ndarray
     reason: str
-    eqn: JaxprEqn | None
+    source: Source
 
 
 class Reshape(NamedTuple):
@@ -53,13 +60,13 @@ class Reshape(NamedTuple):
         factors: labels of the several axes, outermost first.
         merged: labels of the one axis.
         weight: False if the value depends on no parameter: it is computed whole and cut where it is used.
-        eqn: the reshape.
+        source: of the reshape.
     """
 
     factors: tuple[np.ndarray, ...]
     merged: np.ndarray
     weight: bool
-    eqn: JaxprEqn
+    source: Source
 
 
 class Product(NamedTuple):
@@ -68,6 +75,17 @@ class Product(NamedTuple):
     trips: int
     sizes: int
     axes: tuple[np.ndarray, ...]
+
+
+def agreed(first: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    """What masked values agree on; NaN where they do not."""
+    same = np.all([first == other for other in others], axis=0) if others else True
+    return np.where(same, first, np.nan)
+
+
+def line_of(source: Source) -> str:
+    """The innermost line of the user's code; an equation of a library's nested ``jit`` may know none of its own."""
+    return next((line for eqn in reversed(source) if (line := user_line(eqn.source_info))), "")
 
 
 def shape_of(var: Any) -> tuple[int, ...]:
@@ -81,6 +99,7 @@ class Graph:
     def __init__(self) -> None:
         """An empty graph."""
         self.count = 0
+        self.source: Source = ()
         self.ties: list[tuple[np.ndarray, np.ndarray]] = []
         self.pins: list[Pinned] = []
         self.reshapes: list[Reshape] = []
@@ -98,23 +117,41 @@ class Graph:
         if a is not b:
             self.ties.append((a, b))
 
-    def pin(self, labels: np.ndarray, reason: str, eqn: JaxprEqn | None = None) -> None:
+    @contextlib.contextmanager
+    def at(self, eqn: JaxprEqn) -> Iterator[None]:
+        """What is found out inside is found at this equation."""
+        outer, self.source = self.source, (*self.source, eqn)
+        try:
+            yield
+        finally:
+            self.source = outer
+
+    def pin(self, labels: np.ndarray, reason: str) -> None:
         """Says that these indices stay."""
         if len(labels):
-            self.pins.append(Pinned(labels, reason, eqn))
+            self.pins.append(Pinned(labels, reason, self.source))
 
-    def allow(self, labels: np.ndarray, reason: str, eqn: JaxprEqn) -> None:
+    def reshape(self, factors: Sequence[np.ndarray], merged: np.ndarray, *, weight: bool) -> None:
+        """Says that one axis is several axes merged, or split into them."""
+        self.reshapes.append(Reshape(tuple(factors), merged, weight, self.source))
+
+    def allow(self, labels: np.ndarray, reason: str) -> None:
         """Notes what would have been a pin."""
-        self.allowed.append(Pinned(labels, reason, eqn))
+        self.allowed.append(Pinned(labels, reason, self.source))
 
     def value(
-        self, shape: Sequence[int], *, const: float | None = None, weight: bool = False, zero: bool | None = None
+        self,
+        shape: Sequence[int],
+        *,
+        const: float | None = None,
+        weight: bool = False,
+        masked: float | None = None,
     ) -> Labelled:
-        """A value with fresh labels; ``zero`` says whether masked slices are zero (by default, if ``const`` is 0)."""
-        flag = const == 0 if zero is None else zero
-        return Labelled(
-            tuple(self.fresh(size) for size in shape), tuple(np.full(size, flag) for size in shape), const, weight
-        )
+        """A value with fresh labels; ``masked`` (by default ``const``) is what all its masked slices equal."""
+        known = const if masked is None else masked
+        filling = np.nan if known is None else known
+        labels = tuple(self.fresh(size) for size in shape)
+        return Labelled(labels, tuple(np.full(size, filling) for size in shape), const, weight)
 
     def mark(self) -> tuple[int, ...]:
         """Where the graph stands, for `rollback`."""

@@ -7,15 +7,14 @@ the other moves; where both could, a policy chooses, and the choice is told.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from jaxcompress.core.groups.components import Components
-from jaxcompress.core.groups.labels import Graph, Reshape
-from jaxcompress.core.interpreter import user_line
+from jaxcompress.core.groups.labels import Graph, Pinned, Reshape, line_of
 
-Policy = Literal["outer", "inner"] | Callable[[tuple[int, ...], str], int]
+Policy: TypeAlias = Literal["outer", "inner"] | Callable[[tuple[int, ...], str], int]
 
 
 def factor_axes(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
@@ -53,7 +52,7 @@ class Choice(NamedTuple):
 
     def __str__(self) -> str:
         sizes = "x".join(str(len(labels)) for labels in self.reshape.factors)
-        line = user_line(self.reshape.eqn.source_info)
+        line = line_of(self.reshape.source)
         return f"of the axes {sizes} that are one at {line}, the {_ORDINALS.get(self.factor, self.factor)} moves"
 
 
@@ -101,7 +100,8 @@ class _Step:
     """Ties and pins of one round."""
 
     def __init__(self, graph: Graph, policy: Policy, given: Mapping[int, int]) -> None:
-        self._graph, self._policy, self._given = graph, policy, given
+        self._graph, self._given = graph, given
+        self._policy: Policy = policy
         self.ties: list[tuple[np.ndarray, np.ndarray]] = []
         self.pins: list[np.ndarray] = []
         self.choices: list[Choice] = []
@@ -148,7 +148,7 @@ class _Step:
 
     def _pin(self, labels: np.ndarray, reason: str, reshape: Reshape) -> None:
         self.pins.append(labels)
-        self._graph.pin(labels, reason, reshape.eqn)
+        self._graph.pins.append(Pinned(labels, reason, reshape.source))
 
 
 _ORDINALS = {0: "first", 1: "second", 2: "third"}
@@ -170,7 +170,7 @@ def _free(reshape: Reshape, components: Components) -> list[int]:
 def _chosen(policy: Policy, reshape: Reshape, free: list[int]) -> int:
     if not callable(policy):
         return free[0] if policy == "outer" else free[-1]
-    sizes, line = tuple(map(len, reshape.factors)), user_line(reshape.eqn.source_info)
+    sizes, line = tuple(map(len, reshape.factors)), line_of(reshape.source)
     factor = policy(sizes, line)
     if factor not in free:
         raise ValueError(f"groups: reshape= chose factor {factor} of {sizes} at {line}; those that can move: {free}")

@@ -22,3 +22,4 @@ RULES: dict[str, Rule] = {
     **control.RULES,
 }
 ALWAYS = frozenset({*elementwise.RULES, *structural.RULES, *control.RULES, "dot_general", "conv_general_dilated"})
+CALLS = frozenset(control.CALLS)  # they hand their operands on to a body

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from jaxcompress.core.groups.labels import Labelled
+from jaxcompress.core.groups.labels import Labelled, agreed
 from jaxcompress.core.groups.walk import Walk
 from jaxcompress.core.rules.control import closed
 
@@ -26,16 +26,16 @@ def scan(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled
     n_consts, n_carry, length = params["num_consts"], params["num_carry"], params["length"]
     consts, carry, xs = values[:n_consts], list(values[n_consts : n_consts + n_carry]), values[n_consts + n_carry :]
     for x in xs:
-        walk.graph.pin(x.labels[0], "a scan runs along it", eqn)
-    slices = [Labelled(x.labels[1:], x.zeros[1:], x.const, x.weight) for x in xs]
+        walk.graph.pin(x.labels[0], "a scan runs along it")
+    slices = [Labelled(x.labels[1:], x.masked[1:], x.const, x.weight) for x in xs]
     inner, inner_consts = closed(params["jaxpr"])
     outer_trips, walk.trips = walk.trips, walk.trips * length
     left, outs = _fixpoint(walk, carry, lambda state: walk.run(inner, inner_consts, [*consts, *state, *slices]))
     walk.trips = outer_trips
     stacked = []
     for out in outs[n_carry:]:
-        steps = walk.whole(eqn, (length,), "a scan runs along it")
-        stacked.append(Labelled((*steps.labels, *out.labels), (*steps.zeros, *out.zeros), None, out.weight))
+        steps = walk.whole((length,), "a scan runs along it")
+        stacked.append(Labelled((*steps.labels, *out.labels), (*steps.masked, *out.masked), None, out.weight))
     return [*left, *stacked]
 
 
@@ -69,14 +69,12 @@ def cond(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled
 
 def _fixpoint(walk: Walk, carry: Sequence[Labelled], step: Any) -> tuple[list[Labelled], list[Labelled]]:
     """Runs a loop body until what it assumes of its carry holds of what it returns; ``(carry, results)``."""
-    state = [Labelled(c.labels, tuple(z | (c.const == 0) for z in c.zeros), None, c.weight) for c in carry]
+    state = [Labelled(c.labels, c.masked, None, c.weight) for c in carry]
     while True:
         mark = walk.graph.mark()
         outs = step(state)
         after = [
-            Labelled(
-                c.labels, tuple(a & b for a, b in zip(c.zeros, out.zeros, strict=True)), None, c.weight or out.weight
-            )
+            Labelled(c.labels, tuple(map(agreed, c.masked, out.masked)), None, c.weight or out.weight)
             for c, out in zip(state, outs, strict=False)
         ]
         if all(map(_same, state, after)):
@@ -89,27 +87,28 @@ def _fixpoint(walk: Walk, carry: Sequence[Labelled], step: Any) -> tuple[list[La
 
 
 def _same(a: Labelled, b: Labelled) -> bool:
-    return a.weight == b.weight and all(np.array_equal(x, y) for x, y in zip(a.zeros, b.zeros, strict=True))
+    return a.weight == b.weight and all(
+        np.array_equal(x, y, equal_nan=True) for x, y in zip(a.masked, b.masked, strict=True)
+    )
 
 
 def _joined(walk: Walk, outs: Sequence[Labelled]) -> Labelled:
     first = outs[0]
-    zeros = list(first.zeros)
+    masked = list(first.masked)
     for other in outs[1:]:
         for axis, labels in enumerate(first.labels):
             walk.graph.tie(labels, other.labels[axis])
-            zeros[axis] = zeros[axis] & other.zeros[axis]
-    return Labelled(first.labels, tuple(zeros), None, any(out.weight for out in outs))
+            masked[axis] = agreed(masked[axis], other.masked[axis])
+    return Labelled(first.labels, tuple(masked), None, any(out.weight for out in outs))
 
 
 def _macs(products: Sequence[Any]) -> int:
     return sum(p.trips * p.sizes * int(np.prod([len(axis) for axis in p.axes], dtype=object)) for p in products)
 
 
+CALLS = ("jit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 RULES: dict[str, Any] = {
-    **dict.fromkeys(
-        ("jit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"), call
-    ),
+    **dict.fromkeys(CALLS, call),
     "scan": scan,
     "while": while_,
     "cond": cond,

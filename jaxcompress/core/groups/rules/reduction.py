@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxcompress.core.groups.labels import Labelled, shape_of
@@ -13,26 +15,35 @@ from jaxcompress.core.groups.walk import Walk
 
 def reduce_sum(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
     """A sum does not see the entries that masking makes zero."""
-    for axis in eqn.params["axes"]:
-        walk.need_zero(values[0].labels[axis], values[0].zeros[axis], "a sum", eqn)
-    return [_without(values[0], eqn.params["axes"])]
+    value, axes = values[0], eqn.params["axes"]
+    for axis in axes:
+        walk.need(value.masked[axis] == 0, value.labels[axis], "a sum")
+    count = math.prod(value.shape[axis] for axis in axes)
+    out = _without(value, axes)
+    return [Labelled(out.labels, tuple(count * masked for masked in out.masked), None, out.weight)]
 
 
 def reduce_other(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
-    """A zero may be the largest or the smallest entry, and makes a product zero."""
-    value = values[0]
+    """A masked value may be the largest or the smallest entry, and makes a product zero."""
+    value, name = values[0], eqn.primitive.name
     for axis in eqn.params["axes"]:
-        nothing = value.zeros[axis] & False
-        walk.need_zero(value.labels[axis], nothing, f"{eqn.primitive.name} (in which zero counts)", eqn)
-    return [_without(value, eqn.params["axes"])]
+        walk.need(np.zeros(value.shape[axis], bool), value.labels[axis], name)
+    out = _without(value, eqn.params["axes"])
+    if name in ("reduce_max", "reduce_min", "reduce_and", "reduce_or"):  # of equal values it is that value
+        return [out]
+    return [Labelled(out.labels, tuple(_zero_or_unknown(axis) for axis in out.masked), None, out.weight)]
+
+
+def _zero_or_unknown(masked: np.ndarray) -> np.ndarray:
+    return np.where(masked == 0, 0.0, np.nan)
 
 
 def arg_reduce(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
     """The result is a position: the axis stays."""
     for axis in eqn.params["axes"]:
-        walk.graph.pin(values[0].labels[axis], f"{eqn.primitive.name} gives positions along it", eqn)
+        walk.graph.pin(values[0].labels[axis], f"{eqn.primitive.name} gives positions along it")
     out = _without(values[0], eqn.params["axes"])
-    return [Labelled(out.labels, tuple(zero & False for zero in out.zeros), None, out.weight)]
+    return [Labelled(out.labels, tuple(np.full(size, np.nan) for size in out.shape), None, out.weight)]
 
 
 def along(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
@@ -41,33 +52,32 @@ def along(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelle
     axis = eqn.params["dimension"] if name == "sort" else eqn.params["axis"]
     first = values[0]
     for value in values:
-        walk.graph.pin(value.labels[axis], f"{name} along it", eqn)
+        walk.graph.pin(value.labels[axis], f"{name} along it")
         for a, b in zip(first.labels, value.labels, strict=True):
             walk.graph.tie(a, b)
-    kept = name in ("cumsum", "cummax", "cummin", "cumprod")
-    return [
-        Labelled(value.labels, tuple(zero & (kept or len(values) == 1) for zero in value.zeros), None, first.weight)
-        for value in values
-    ]
+    weight = any(value.weight for value in values)
+    if len(values) > 1:  # sorted by others: only what is the same everywhere stays what it is
+        return [Labelled(value.labels, value.masked, None, weight) for value in values]
+    return [Labelled(first.labels, tuple(_zero_or_unknown(masked) for masked in first.masked), None, weight)]
 
 
 def top_k(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
     """The axis that is ranked stays."""
     value = values[0]
     axis = eqn.params.get("axis", len(value.labels) - 1) % len(value.labels)
-    walk.graph.pin(value.labels[axis], "top_k along it", eqn)
-    chosen = walk.whole(eqn, (shape_of(eqn.outvars[0])[axis],), "top_k")
+    walk.graph.pin(value.labels[axis], "top_k along it")
+    chosen = walk.whole((shape_of(eqn.outvars[0])[axis],), "top_k")
     labels = (*value.labels[:axis], chosen.labels[0], *value.labels[axis + 1 :])
-    zeros = (*value.zeros[:axis], chosen.zeros[0], *value.zeros[axis + 1 :])
-    positions = tuple(zero if i == axis else zero & False for i, zero in enumerate(zeros))
-    return [Labelled(labels, zeros, None, value.weight), Labelled(labels, positions, None, value.weight)]
+    masked = (*value.masked[:axis], chosen.masked[0], *value.masked[axis + 1 :])
+    positions = tuple(np.full(len(axis), np.nan) for axis in labels)
+    return [Labelled(labels, masked, None, value.weight), Labelled(labels, positions, None, value.weight)]
 
 
 def window(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
     """Pooling: axes under a window of size 1 pass, the others stay."""
     value, shape = values[0], shape_of(eqn.outvars[0])
     params = eqn.params
-    labels, zeros = [], []
+    labels, masked = [], []
     ones = (1,) * len(shape)
     for axis, size in enumerate(shape):
         untouched = (
@@ -78,18 +88,20 @@ def window(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labell
         )
         if untouched:
             labels.append(value.labels[axis])
-            zeros.append(value.zeros[axis])
+            masked.append(value.masked[axis])
         else:
-            walk.graph.pin(value.labels[axis], "a window moves along it", eqn)
-            whole = walk.whole(eqn, (size,), "a window moved along it")
+            walk.graph.pin(value.labels[axis], "a window moves along it")
+            whole = walk.whole((size,), "a window moved along it")
             labels.append(whole.labels[0])
-            zeros.append(whole.zeros[0])
-    return [Labelled(tuple(labels), tuple(zeros), None, value.weight)]
+            masked.append(whole.masked[0])
+    if eqn.primitive.name == "reduce_window_sum":
+        masked = [_zero_or_unknown(axis) for axis in masked]
+    return [Labelled(tuple(labels), tuple(masked), None, value.weight)]
 
 
 def _without(value: Labelled, axes: Sequence[int]) -> Labelled:
     left = [i for i in range(len(value.labels)) if i not in axes]
-    return Labelled(tuple(value.labels[i] for i in left), tuple(value.zeros[i] for i in left), None, value.weight)
+    return Labelled(tuple(value.labels[i] for i in left), tuple(value.masked[i] for i in left), None, value.weight)
 
 
 RULES: dict[str, Any] = {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from jaxcompress.core.groups.labels import Labelled, Reshape, shape_of
+from jaxcompress.core.groups.labels import Labelled, agreed, shape_of
 from jaxcompress.core.groups.reshapes import factor_axes
 from jaxcompress.core.groups.walk import Walk
 
@@ -19,13 +19,13 @@ def broadcast_in_dim(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> l
     """New axes and axes grown from size 1 are free."""
     value, shape = values[0], shape_of(eqn.outvars[0])
     out = walk.graph.value(shape, const=value.const, weight=value.weight)
-    labels, zeros = list(out.labels), list(out.zeros)
+    labels, masked = list(out.labels), list(out.masked)
     for axis, to in enumerate(eqn.params["broadcast_dimensions"]):
         if len(value.labels[axis]) == shape[to]:
-            labels[to], zeros[to] = value.labels[axis], value.zeros[axis]
+            labels[to], masked[to] = value.labels[axis], value.masked[axis]
         else:
-            walk.graph.pin(value.labels[axis], SINGLE, eqn)
-    return [Labelled(tuple(labels), tuple(zeros), value.const, value.weight)]
+            walk.graph.pin(value.labels[axis], SINGLE)
+    return [Labelled(tuple(labels), tuple(masked), value.const, value.weight)]
 
 
 def transpose(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
@@ -36,7 +36,7 @@ def transpose(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Lab
 def squeeze(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
     """Drops axes of size 1, whose only entry therefore stays."""
     for axis in eqn.params["dimensions"]:
-        walk.graph.pin(values[0].labels[axis], SINGLE, eqn)
+        walk.graph.pin(values[0].labels[axis], SINGLE)
     return [_picked(values[0], [i for i in range(len(values[0].labels)) if i not in eqn.params["dimensions"]])]
 
 
@@ -46,7 +46,7 @@ def expand_dims(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[L
     fresh, old = walk.graph.value(shape, const=value.const), iter(range(len(value.labels)))
     source = [None if i in eqn.params["dimensions"] else next(old) for i in range(len(shape))]
     pairs = [
-        (fresh.labels[i], fresh.zeros[i]) if axis is None else (value.labels[axis], value.zeros[axis])
+        (fresh.labels[i], fresh.masked[i]) if axis is None else (value.labels[axis], value.masked[axis])
         for i, axis in enumerate(source)
     ]
     return [Labelled(tuple(p[0] for p in pairs), tuple(p[1] for p in pairs), value.const, value.weight)]
@@ -81,18 +81,18 @@ def concatenate(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[L
 
 def _joined(walk: Walk, values: Sequence[Labelled], along: int) -> list[Labelled]:
     first = values[0]
-    labels, zeros = list(first.labels), list(first.zeros)
+    labels, masked = list(first.labels), list(first.masked)
     for axis in range(len(labels)):
         if axis == along:
             labels[axis] = np.concatenate([v.labels[axis] for v in values])
-            zeros[axis] = np.concatenate([v.zeros[axis] for v in values])
+            masked[axis] = np.concatenate([v.masked[axis] for v in values])
             continue
         for other in values[1:]:
             walk.graph.tie(labels[axis], other.labels[axis])
-            zeros[axis] = zeros[axis] & other.zeros[axis]
+            masked[axis] = agreed(masked[axis], other.masked[axis])
     consts = {v.const for v in values}
     const = consts.pop() if len(consts) == 1 else None
-    return [Labelled(tuple(labels), tuple(zeros), const, any(v.weight for v in values))]
+    return [Labelled(tuple(labels), tuple(masked), const, any(v.weight for v in values))]
 
 
 def stack(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
@@ -104,7 +104,7 @@ def stack(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelle
 def unstack(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
     """Takes the slices along one axis, every one of which therefore stays."""
     axis = eqn.params["axis"]
-    walk.graph.pin(values[0].labels[axis], SINGLE, eqn)
+    walk.graph.pin(values[0].labels[axis], SINGLE)
     part = _picked(values[0], [i for i in range(len(values[0].labels)) if i != axis])
     return [part] * len(eqn.outvars)
 
@@ -112,35 +112,35 @@ def unstack(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Label
 def tile(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
     """Repeats axes."""
     (value,), reps = values, eqn.params["reps"]
-    labels, zeros = (
-        tuple(np.tile(axis, n) for axis, n in zip(part, reps, strict=True)) for part in (value.labels, value.zeros)
+    labels, masked = (
+        tuple(np.tile(axis, n) for axis, n in zip(part, reps, strict=True)) for part in (value.labels, value.masked)
     )
-    return [Labelled(labels, zeros, value.const, value.weight)]
+    return [Labelled(labels, masked, value.const, value.weight)]
 
 
 def pad(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
-    """Entries that padding brings stay; what it cuts off is gone."""
+    """What padding brings is free, what it cuts off is gone."""
     value, filling = values
-    labels, zeros = [], []
-    for axis, (low, high, interior) in enumerate(eqn.params["padding_config"]):
-        own, zero = value.labels[axis], value.zeros[axis]
-        if interior:
-            walk.graph.pin(own, "padding between its entries", eqn)
-        place = np.full(len(own) + max(0, len(own) - 1) * interior, -1)
-        place[:: interior + 1] = np.arange(len(own))
+    config = eqn.params["padding_config"]
+    known = np.nan if filling.const is None else filling.const
+    grown = [axis for axis, padding in enumerate(config) if max(padding) > 0]
+    labels, masked = [], []
+    for axis, (low, high, interior) in enumerate(config):
+        place = np.full(len(value.labels[axis]) + max(0, len(value.labels[axis]) - 1) * interior, -1)
+        place[:: interior + 1] = np.arange(len(value.labels[axis]))
         place = place[max(0, -low) : len(place) - max(0, -high)]
         place = np.concatenate([np.full(max(0, low), -1), place, np.full(max(0, high), -1)])
-        fresh = walk.graph.fresh(int((place < 0).sum()))
-        walk.graph.pin(fresh, "padding", eqn)
-        axis_labels = np.empty(len(place), np.int64)
-        axis_labels[place < 0], axis_labels[place >= 0] = fresh, own[place[place >= 0]]
-        labels.append(axis_labels)
-        zeros.append(np.where(place < 0, True, zero[np.maximum(place, 0)] if len(zero) else True))
-    if filling.const != 0:  # the other axes of a padded slice hold the filling
-        grown = [i for i, (low, high, inner) in enumerate(eqn.params["padding_config"]) if max(low, high, inner) > 0]
-        zeros = [z & all(i == other for other in grown) for i, z in enumerate(zeros)]
+        own, old = place >= 0, place[place >= 0]
+        joined, slices = walk.graph.fresh(len(place)), np.full(len(place), known)
+        joined[own], slices[own] = value.labels[axis][old], value.masked[axis][old]
+        if any(other != axis for other in grown):  # every slice of this axis holds filling too
+            slices[own] = agreed(slices[own], np.full(len(old), known))
+        if interior:
+            walk.graph.pin(joined, "padding between its entries")
+        labels.append(joined)
+        masked.append(slices)
     const = value.const if value.const == filling.const else None
-    return [Labelled(tuple(labels), tuple(zeros), const, value.weight or filling.weight)]
+    return [Labelled(tuple(labels), tuple(masked), const, value.weight or filling.weight)]
 
 
 def iota(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
@@ -152,35 +152,35 @@ def reshape(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Label
     """Axes that are only renamed keep their labels; merged and split ones are decided at the end."""
     value, shape = values[0], shape_of(eqn.outvars[0])
     out = walk.graph.value(shape, const=value.const, weight=value.weight)
-    labels, zeros = list(out.labels), list[Any](out.zeros)
+    labels, masked = list(out.labels), list[Any](out.masked)
     for axis in value.labels:
         if len(axis) == 1:
-            walk.graph.pin(axis, SINGLE, eqn)
+            walk.graph.pin(axis, SINGLE)
     runs = factor_axes(value.shape, shape) if 0 not in shape else []
     for old, new in runs:
         if len(old) == len(new) == 1:
-            labels[new[0]], zeros[new[0]] = value.labels[old[0]], value.zeros[old[0]]
+            labels[new[0]], masked[new[0]] = value.labels[old[0]], value.masked[old[0]]
         elif len(new) == 1:
-            walk.graph.reshapes.append(Reshape(tuple(value.labels[i] for i in old), labels[new[0]], value.weight, eqn))
+            walk.graph.reshape([value.labels[i] for i in old], labels[new[0]], weight=value.weight)
             places = np.indices([value.shape[i] for i in old]).reshape(len(old), -1)
-            zeros[new[0]] = np.stack([value.zeros[i][at] for i, at in zip(old, places, strict=True)]).all(axis=0)
+            masked[new[0]] = agreed(*(value.masked[i][at] for i, at in zip(old, places, strict=True)))
         elif len(old) == 1:
-            walk.graph.reshapes.append(Reshape(tuple(labels[i] for i in new), value.labels[old[0]], value.weight, eqn))
+            walk.graph.reshape([labels[i] for i in new], value.labels[old[0]], weight=value.weight)
             sizes = [shape[i] for i in new]
-            grid = value.zeros[old[0]].reshape(sizes)
+            grid = value.masked[old[0]].reshape(sizes)
             for position, i in enumerate(new):
-                zeros[i] = grid.all(axis=tuple(p for p in range(len(new)) if p != position))
+                masked[i] = agreed(*np.moveaxis(grid, position, -1).reshape(-1, sizes[position]))
         elif value.weight:
             for axis in (*(value.labels[i] for i in old), *(labels[i] for i in new)):
-                walk.graph.pin(axis, "a reshape of several axes into several", eqn)
-    return [Labelled(tuple(labels), tuple(zeros), value.const, value.weight)]
+                walk.graph.pin(axis, "a reshape of several axes into several")
+    return [Labelled(tuple(labels), tuple(masked), value.const, value.weight)]
 
 
 def _with_axis(value: Labelled, axis: int, labels: np.ndarray) -> Labelled:
-    flags = np.full(len(labels), value.const == 0)
+    known = np.full(len(labels), np.nan if value.const is None else value.const)
     return Labelled(
         (*value.labels[:axis], labels, *value.labels[axis:]),
-        (*value.zeros[:axis], flags, *value.zeros[axis:]),
+        (*value.masked[:axis], known, *value.masked[axis:]),
         value.const,
         value.weight,
     )
@@ -188,14 +188,14 @@ def _with_axis(value: Labelled, axis: int, labels: np.ndarray) -> Labelled:
 
 def _picked(value: Labelled, axes: Sequence[int]) -> Labelled:
     return Labelled(
-        tuple(value.labels[i] for i in axes), tuple(value.zeros[i] for i in axes), value.const, value.weight
+        tuple(value.labels[i] for i in axes), tuple(value.masked[i] for i in axes), value.const, value.weight
     )
 
 
 def _indexed(value: Labelled, ranges: dict[int, slice]) -> Labelled:
     labels = [axis[ranges[i]] if i in ranges else axis for i, axis in enumerate(value.labels)]
-    zeros = [axis[ranges[i]] if i in ranges else axis for i, axis in enumerate(value.zeros)]
-    return Labelled(tuple(labels), tuple(zeros), value.const, value.weight)
+    masked = [axis[ranges[i]] if i in ranges else axis for i, axis in enumerate(value.masked)]
+    return Labelled(tuple(labels), tuple(masked), value.const, value.weight)
 
 
 RULES: dict[str, Any] = {
