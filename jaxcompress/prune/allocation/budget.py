@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,7 @@ from jaxcompress.core.leaf import bit_width, is_compressed
 from jaxcompress.core.parts import with_parts
 from jaxcompress.core.paths import Where, flatten_with_paths
 from jaxcompress.prune.allocation.layers import Floors, Layer, Protect, find_layers
-from jaxcompress.prune.allocation.ranks import ranked_counts
-from jaxcompress.prune.allocation.rules import erk_counts, uniform_counts
+from jaxcompress.prune.allocation.named import NAMED_RULES, NamedRule, counts_by
 from jaxcompress.prune.allocation.table import Allocation, allocation
 from jaxcompress.prune.masked import Masked, kept_bits
 from jaxcompress.prune.masks import layer_masks
@@ -25,7 +23,6 @@ from jaxcompress.prune.ranking import masked_leaf, ranked
 if TYPE_CHECKING:
     from jaxcompress.core.sites import Sites
 
-Rule = Literal["uniform", "erk", "global", "lamp"]
 Counts = Callable[[int], list[int]]
 _MEASURED = 1024  # steps in which a measured budget is met
 
@@ -37,7 +34,7 @@ def by_budget(
     flops: float | None = None,
     bytes: float | None = None,
     latency_ms: float | None = None,
-    rule: Rule = "uniform",
+    rule: NamedRule = "uniform",
     scores: Any = "l1",
     measure: Callable[[Any], float] | None = None,
     floors: Floors = None,
@@ -101,11 +98,11 @@ def by_budget(
     ((name, value),) = given.items()
     if measure is not None and name != "bytes":
         raise ValueError(f"by_budget: measure= measures bytes, it does not go with {name}=")
-    if rule not in ("uniform", "erk", "global", "lamp"):
-        raise ValueError(f"by_budget: rule must be 'uniform', 'erk', 'global' or 'lamp', got {rule!r}")
+    if rule not in NAMED_RULES:
+        raise ValueError(f"by_budget: rule must be one of {NAMED_RULES}, got {rule!r}")
     layers = find_layers(params, where=where, sites=sites, floors=floors, protect=protect, method="by_budget")
     cost = _cost(name, params, layers, sites) if measure is None else _measured(params, layers, scores, measure)
-    counts = _counts(params, layers, rule, scores)
+    counts = counts_by(rule, params, layers, scores)
     budget = _absolute(name, value, lambda: cost([layer.size for layer in layers]))
     found = _most(layers, counts, lambda kept: cost(kept) <= budget, _MEASURED if measure else None)
     if found is None:
@@ -126,16 +123,6 @@ def _absolute(name: str, value: float, dense: Callable[[], float]) -> float:
             f"got {value!r}"
         )
     return value * dense() if fraction else value
-
-
-def _counts(params: Any, layers: Sequence[Layer], rule: Rule, scores: Any) -> Counts:
-    """How a total is shared out."""
-    if rule == "uniform":
-        return partial(uniform_counts, layers)
-    if rule == "erk":
-        return partial(erk_counts, layers)
-    found = ranked(params, [layer.part for layer in layers], "lamp" if rule == "lamp" else scores)
-    return partial(ranked_counts, layers, found)
 
 
 def _most(
