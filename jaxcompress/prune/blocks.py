@@ -31,7 +31,8 @@ class Branch:
     """A part of a network that data can bypass.
 
     Attributes:
-        name: the longest module path that its kernels share.
+        name: the module path that its kernels share, such as ``params/Block_3``; with the modules below it, as in
+            ``params/Dense_0+Dense_1``, where several branches share it.
         groups: indices of the groups inside it.
         score: mean score of their units.
     """
@@ -181,17 +182,21 @@ def _joined(inner: Sequence[Group]) -> list[list[Group]]:
 
 
 def _names(found: Sequence[Sequence[Group]], roles: AxisRoles) -> list[str]:
-    names: list[str] = []
+    """The module path that the kernels of a branch share; where another branch has the same, the modules below it."""
+    shared, below = [], []
     for groups in found:
         kernels = [m.path for g in groups for m in g.members if roles.sides.get((m.path, m.axis))]
-        parts = [path.split("/")[:-1] or [path] for path in kernels]
-        shared = 0
-        while all(len(part) > shared and part[shared] == parts[0][shared] for part in parts):
-            shared += 1
-        name = "/".join(parts[0][:shared]) or kernels[0]
-        again = sum(other == name or other.startswith(f"{name}#") for other in names)
-        names.append(f"{name}#{again + 1}" if again else name)
-    return names
+        parts = [path.split("/") for path in kernels]
+        depth = 0
+        while all(len(part) > depth + 1 and part[depth] == parts[0][depth] for part in parts):
+            depth += 1
+        shared.append(parts[0][:depth])
+        below.append("+".join(sorted({part[depth] for part in parts})))
+    short = ["/".join(prefix) for prefix in shared]
+    return [
+        name if name and short.count(name) == 1 else "/".join((*prefix, modules))
+        for name, prefix, modules in zip(short, shared, below, strict=True)
+    ]
 
 
 def _on_one_scale(scores: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 from jaxcompress.core.table import html_table, text_table
 
 if TYPE_CHECKING:
-    from jaxcompress.core.groups import Groups
+    from jaxcompress.core.groups import Group, Groups
 
 
 class Selection(dict[tuple[str, int], np.ndarray]):
@@ -49,7 +50,7 @@ class Selection(dict[tuple[str, int], np.ndarray]):
                 str(group.index),
                 str(group.size),
                 str(counts.get(group.index, group.size)),
-                group.members[0].path + (f" and {len(group.members) - 1} more" if len(group.members) > 1 else ""),
+                _label(groups, group),
             )
             for group in groups
         ]
@@ -64,6 +65,13 @@ class Selection(dict[tuple[str, int], np.ndarray]):
 
 
 _COLUMNS = ("group", "units", "kept", "members")
+
+
+def _label(groups: Groups, group: Group) -> str:
+    """The largest leaf of a group, and how many others there are."""
+    paths = dict.fromkeys(member.path for member in group.members)
+    largest = max(paths, key=lambda path: math.prod(groups.shapes[path]))
+    return largest if len(paths) == 1 else f"{largest} and {len(paths) - 1} more"
 
 
 def _cost_line(item: tuple[str, tuple[float, float]]) -> str:
