@@ -119,29 +119,62 @@ def observe(
     Raises:
         ValueError: if no batch came, a chosen leaf never met data in any batch, or data was not finite; names the site.
     """
-    names = (what,) if isinstance(what, str) else tuple(what)
-    unknown = [name for name in names if name not in statistics.STATISTICS]
-    if unknown:
-        raise ValueError(f"observe: what={unknown[0]!r} is not known; there are {sorted(statistics.STATISTICS)}")
-    spread = inputs or (lambda batch: batch if isinstance(batch, tuple) else (batch,))
-    if leaves_per_pass is not None and iter(batches) is batches:
-        raise ValueError("observe: leaves_per_pass= needs batches that can be iterated again (a list), not an iterator")
-    entries: list[Observed] = []
-    chosen: list[tuple[str, ...]] | None = None
-    turn = 0
-    while chosen is None or turn < len(chosen):
-        run: _Pass | None = None
-        for number, batch in enumerate(batches):
-            args = spread(batch)
-            if chosen is None:
-                chosen = _passes(sites(fn, params, *args, **kwargs), where, leaves_per_pass)
-            run = run or _Pass(fn, chosen[turn], names)
-            run.add(params, args, kwargs, number)
-        if run is None or chosen is None:
-            raise ValueError("observe: batches= gave no batch; there is nothing to observe")
-        entries += run.finish()
-        turn += 1
-    return Observations(entries)
+    watch = Observer(fn, what=what, inputs=inputs, where=where, leaves_per_pass=leaves_per_pass, **kwargs)
+    return watch(params, batches)
+
+
+class Observer:
+    """`observe` that compiles once for many calls, ``observer(params, batches)``, with parameters of one structure.
+
+    Args:
+        fn: as for `observe`, and so the others.
+        what: statistics.
+        inputs: turns a batch into arguments.
+        where: which leaves.
+        leaves_per_pass: how many at once.
+        **kwargs: keyword arguments of ``fn``.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        what: str | Sequence[str],
+        inputs: Callable[[Any], tuple[Any, ...]] | None = None,
+        where: Where = None,
+        leaves_per_pass: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.what = (what,) if isinstance(what, str) else tuple(what)
+        unknown = [name for name in self.what if name not in statistics.STATISTICS]
+        if unknown:
+            raise ValueError(f"observe: what={unknown[0]!r} is not known; there are {sorted(statistics.STATISTICS)}")
+        self.fn, self.kwargs, self.where, self.leaves_per_pass = fn, kwargs, where, leaves_per_pass
+        self.inputs = inputs or (lambda batch: batch if isinstance(batch, tuple) else (batch,))
+        self.passes: list[_Pass] | None = None
+
+    def __call__(self, params: Any, batches: Iterable[Any]) -> Observations:
+        """One pass over the batches, or several with ``leaves_per_pass``; see `observe`."""
+        if self.leaves_per_pass is not None and iter(batches) is batches:
+            raise ValueError(
+                "observe: leaves_per_pass= needs batches that can be iterated again (a list), not an iterator"
+            )
+        entries: list[Observed] = []
+        turn = 0
+        while self.passes is None or turn < len(self.passes):
+            number = -1
+            for number, batch in enumerate(batches):
+                args = self.inputs(batch)
+                if self.passes is None:
+                    found = sites(self.fn, params, *args, **self.kwargs)
+                    chosen = _passes(found, self.where, self.leaves_per_pass)
+                    self.passes = [_Pass(self.fn, paths, self.what) for paths in chosen]
+                self.passes[turn].add(params, args, self.kwargs, number)
+            if number < 0 or self.passes is None:
+                raise ValueError("observe: batches= gave no batch; there is nothing to observe")
+            entries += self.passes[turn].finish()
+            turn += 1
+        return Observations(entries)
 
 
 def _passes(found: Sites, where: Where, size: int | None) -> list[tuple[str, ...]]:
@@ -198,7 +231,8 @@ class _Pass:
                     f"observe: {path!r} never met data in any batch (a branch that was not taken, or a method "
                     "that was not called). Give batches that reach it, or leave it out with where=."
                 )
-        return [_observed(self.recorder.uses[key], self.total[key]) for key in seen]
+        total, self.total = self.total, {}
+        return [_observed(self.recorder.uses[key], total[key]) for key in seen]
 
 
 class Recorder:

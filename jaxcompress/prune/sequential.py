@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from jaxcompress.core.depth import weight_depths
-from jaxcompress.core.observe import observe
+from jaxcompress.core.observe import Observations, Observer
 from jaxcompress.core.paths import Where, matches
 from jaxcompress.core.sites import Sites, sites
+from jaxcompress.core.tree import materialize
 
 Method = Callable[[Any, Any], Any]
 Order = Literal["depth", "together"] | Sequence[str | Sequence[str]]
@@ -28,8 +29,10 @@ def sequential(
 ) -> Any:
     """Observes and prunes in turns, so that each layer is fitted to what the pruned layers before it produce.
 
-    One pass over the data per turn. Weights of one turn are pruned by the same statistics. The layers of a stack,
-    scanned or indexed, are one leaf and so one turn: to fit one after the other, hold each as a leaf of its own.
+    One pass over the data per turn; weights of one turn are pruned by the same statistics. Every pass observes all
+    chosen weights, with dense copies of what is pruned already: that is one compiled program for all turns. The layers
+    of a stack, scanned or indexed, are one leaf and so one turn: to fit one after the other, hold each as a leaf of its
+    own.
 
     Args:
         fn: a function that ``jit`` accepts.
@@ -81,12 +84,11 @@ def sequential(
         raise ValueError(f"sequential: order must be 'depth', 'together' or a list of globs, got {order!r}")
     else:
         turns = [_fitting(chosen, globs) for globs in order]
+    every = frozenset(path for turn in turns for path in turn)
+    watch = Observer(fn, what=what, inputs=inputs, where=lambda path, site: path in every, **kwargs)
     for turn in turns:
-        now = frozenset(turn)
-        stats = observe(
-            fn, params, batches, what=what, inputs=inputs, where=lambda path, site, now=now: path in now, **kwargs
-        )
-        params = method(params, stats)
+        found = watch(materialize(params), batches)
+        params = method(params, Observations([entry for path in turn for entry in found[path]]))
     return params
 
 
