@@ -27,13 +27,14 @@ SEEDS = (0, 1, 2)  # of the MNIST jobs; those of CIFAR-10 run once
 LENETS = (LENET300, LENET5)
 
 RESNET = Subject("resnet20", ResNet20(8), Budget(24))
-VGG = Subject("vgg", VGGSmall(16), Budget(16))
-_RESNET_2X = Structured(RESNET, Budget(12, learning_rate=0.05))
-_VGG_2X = Structured(VGG, Budget(8, learning_rate=0.05))
+VGG = Subject("vgg", VGGSmall(16), Budget(14))
+INNER = "params/Block_*/BatchNorm_0/*"  # the channels between the two convolutions of a block
+_RESNET_2X = Structured(RESNET, Budget(16), where=INNER)
+_VGG_2X = Structured(VGG, Budget(9))
 CIFAR: Mapping[str, CifarJob] = {
     "resnet20-2x": _RESNET_2X,
     "resnet20-80": Gradual(RESNET, Budget(12, learning_rate=0.05)),
-    "resnet20-90": SparseTraining(RESNET, Budget(14)),
+    "resnet20-90": SparseTraining(RESNET, Budget(10)),
     "vgg-2x": _VGG_2X,
     "resnet20-scratch": FromScratch(_RESNET_2X),
     "vgg-scratch": FromScratch(_VGG_2X),

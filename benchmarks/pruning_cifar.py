@@ -43,24 +43,34 @@ class CifarJob(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Structured:
-    """Whole channels go until half of the FLOPs are left; the shrunk network is fine-tuned."""
+    """Whole channels go until half of the FLOPs are left; the shrunk network is fine-tuned.
+
+    Attributes:
+        subject: the network.
+        tune: budget of the fine-tuning.
+        where: which groups lose channels: globs over the paths of their members.
+        flops: fraction that remains.
+        scores: what ranks channels.
+    """
 
     subject: Subject
     tune: Budget
+    where: str | None = None
     flops: float = 0.5
     scores: str = "l2"
 
     def keep(self, variables: Any) -> Any:
-        """The kept indices, and the groups."""
+        """The kept indices."""
         image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
         groups = jc.groups(Network.of(self.subject.model).train, variables, image, state="1/**")
-        keep = jc.prune.channels(groups, variables, scores=self.scores, flops=self.flops, round_to=1, floors=0.25)
-        return keep, groups
+        return jc.prune.channels(
+            groups, variables, scores=self.scores, flops=self.flops, round_to=1, floors=0.25, where=self.where
+        )
 
     def rows(self, data: Split, *, seed: int) -> Rows:
         subject, network = self.subject, Network.of(self.subject.model)
         before = subject.dense(data)
-        keep, _ = self.keep(before)
+        keep = self.keep(before)
         small, variables = shrunk(network, before, keep)
         variables = trained(small, variables, data, self.tune, seed=seed, log=f"{subject.name} 2x")
         accuracy = accuracy_percent(network, before, data.test)
@@ -89,7 +99,7 @@ class FromScratch:
     def rows(self, data: Split, *, seed: int) -> Rows:
         subject, network = self.subject, Network.of(self.subject.model)
         before = subject.dense(data)
-        small, variables = shrunk(network, before, self.structured.keep(before)[0])
+        small, variables = shrunk(network, before, self.structured.keep(before))
         budget = dataclasses.replace(subject.budget, epochs=subject.budget.epochs + self.structured.tune.epochs)
         variables = redrawn(variables, jax.random.key(seed + 7))
         variables = trained(small, variables, data, budget, seed=seed, log=f"{subject.name} 2x from scratch")
