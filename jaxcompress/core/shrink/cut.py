@@ -22,28 +22,28 @@ class Kept:
     Attributes:
         size: length of the dense axis.
         indices: int64, ascending, unique.
+        loose: bool for each of them; True where the entry comes from something whole (padding, a joined constant) and
+            may still be cut to what it meets, as a whole axis is.
         origin: where the cut comes from, for messages; no part of the value.
     """
 
-    __slots__ = ("_bytes", "_hash", "indices", "origin", "size")
+    __slots__ = ("_key", "indices", "loose", "origin", "size")
 
-    def __init__(self, size: int, indices: np.ndarray, origin: str = ""):
+    def __init__(self, size: int, indices: np.ndarray, loose: np.ndarray | None = None, origin: str = ""):
         self.size = size
         self.indices = np.ascontiguousarray(indices, np.int64)
+        self.loose = np.zeros(len(self.indices), np.bool_) if loose is None else loose
         self.origin = origin
-        self._bytes = self.indices.tobytes()
-        self._hash = hash((size, self._bytes))
+        self._key = (size, self.indices.tobytes(), self.loose.tobytes())
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        return isinstance(other, Kept) and self.size == other.size and self._bytes == other._bytes
+        return self is other or (isinstance(other, Kept) and self._key == other._key)
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(self._key)
 
     def __repr__(self) -> str:
         shown = ", ".join(map(str, self.indices[:6])) + (", ..." if len(self) > 6 else "")
@@ -54,11 +54,37 @@ class Kept:
         """True if nothing is dropped."""
         return len(self.indices) == self.size
 
+    def same(self, other: Kept) -> bool:
+        """True if both keep the same indices."""
+        return self._key[:2] == other._key[:2]
+
     def mask(self) -> np.ndarray:
         """Bool, of the dense length; True keeps."""
-        mask = np.zeros(self.size, np.bool_)
-        mask[self.indices] = True
-        return mask
+        return _marked(self.size, self.indices)
+
+    def firm(self) -> np.ndarray:
+        """Bool, of the dense length; True where an entry is kept and may not be cut any more."""
+        return _marked(self.size, self.indices[~self.loose])
+
+    def moved(self, positions: np.ndarray, indices: np.ndarray, size: int) -> Kept:
+        """The kept entries at some positions, as indices of another axis."""
+        return Kept(size, indices, self.loose[positions], self.origin)
+
+    def meet(self, other: Kept) -> Kept | None:
+        """What both keep; None where that would drop an entry that is not loose."""
+        if self.same(other):
+            return Kept(self.size, self.indices, self.loose & other.loose, self.origin)
+        both = self.mask() & other.mask() if self.size == other.size else None
+        if both is None or (self.firm() & ~both).any() or (other.firm() & ~both).any():
+            return None
+        loose = ~(self.firm() | other.firm())[both]
+        return Kept(self.size, np.flatnonzero(both), loose, other.origin if self.loose.any() else self.origin)
+
+
+def _marked(size: int, indices: np.ndarray) -> np.ndarray:
+    mask = np.zeros(size, np.bool_)
+    mask[indices] = True
+    return mask
 
 
 Keep: TypeAlias = "tuple[Kept | None, ...]"

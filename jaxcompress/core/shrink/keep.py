@@ -84,7 +84,7 @@ def by_leaf(keep: Mapping[tuple[str, int], np.ndarray], shapes: Shapes) -> dict[
     found: dict[str, list[Kept | None]] = {}
     for (path, axis), kept in keep.items():
         held = found.setdefault(path, [None] * len(shapes[path]))
-        held[axis] = Kept(shapes[path][axis], kept, f"{path} axis {axis}")
+        held[axis] = Kept(shapes[path][axis], kept, origin=f"{path} axis {axis}")
     return {path: tuple(held) for path, held in found.items()}
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 from jax.extend import source_info_util
 from jax.extend.core import JaxprEqn, Literal
 
@@ -64,23 +65,28 @@ class Propagation:
         own = keep_of(value)
         array = array_of(value)
         for axis, (held, wanted) in enumerate(zip(own, keep, strict=True)):
-            if held == wanted:
-                continue
-            if held is not None:
-                self.join(eqn, [held, wanted], "an axis")  # raises unless `wanted` is whole
+            if held is None:
+                array = array if wanted is None else self._take(array, axis, wanted)
+            elif wanted is None:
                 self.fail(eqn, f"axis {axis} must be whole here", [held])
-            assert wanted is not None
-            array = self._take(array, axis, wanted)
+            elif not held.same(wanted):
+                met = held.meet(wanted)
+                if met is None or not met.same(wanted):
+                    self.fail(eqn, f"axis {axis} keeps different indices in two values", [held, wanted])
+                array = take(array, axis, np.searchsorted(held.indices, wanted.indices))
         return value_of(array, keep)
 
     def join(self, eqn: JaxprEqn, keeps: Sequence[Kept | None], what: str) -> Kept | None:
         """What axes that meet keep: whole ones follow the cut one; two different cuts are an error."""
         found: Kept | None = None
         for kept in keeps:
-            if found is None or kept is None:
+            if found is None or kept is None or kept is found:
                 found = kept if found is None else found
-            elif kept != found:
+                continue
+            met = found.meet(kept)
+            if met is None:
                 self.fail(eqn, f"{what} keeps different indices in two operands", [found, kept])
+            found = met
         return found
 
     def whole(self, eqn: JaxprEqn, value: Any, axes: Sequence[int], what: str) -> None:

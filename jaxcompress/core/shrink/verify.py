@@ -111,7 +111,7 @@ def verify(
     small = shrink(fn, params, keep)
     theirs = lift(fn)(masked(params, keep), *inputs, **kwargs)
     ours = lift(small.fn)(small.params, *inputs, **kwargs)
-    cuts = _cuts(fn, params, keep, inputs, kwargs)
+    cuts = output_cuts(fn, params, keep, *inputs, **kwargs)
     paths, dense, _ = flatten_with_paths(theirs)
     outputs = [
         Difference(path, tuple(np.shape(a)), tuple(np.shape(b)), _relative(a, cut(b)))
@@ -120,10 +120,10 @@ def verify(
     return Verification(tuple(outputs), tolerance)
 
 
-def _cuts(
-    fn: Callable[..., Any], params: Any, keep: KeepDict, inputs: Any, kwargs: Any
+def output_cuts(
+    fn: Callable[..., Any], params: Any, keep: KeepDict, *inputs: Any, **kwargs: Any
 ) -> list[Callable[[jax.Array], jax.Array]]:
-    """For every result, the function that cuts the masked one to the kept entries."""
+    """For every result, the function that cuts the masked one to the kept entries (most cut nothing)."""
     shapes = leaf_shapes(params)
     keeps = by_leaf(checked(keep, shapes), shapes)
     small = shrink(fn, jax.eval_shape(materialize, params), keep).params

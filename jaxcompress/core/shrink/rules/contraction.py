@@ -98,13 +98,12 @@ def _features(run: Propagation, eqn: JaxprEqn, lhs: Any, rhs: Any) -> Features:
         return Features(joined, joined, out, 1)
     shapes = shapes_in(eqn)
     ins, outs = shapes[0][numbers.lhs_spec[1]], shapes[1][numbers.rhs_spec[0]]
-    x_mask = (np.ones(ins, np.bool_) if given is None else given.mask()).reshape(groups, -1)
-    out_mask = (np.ones(outs, np.bool_) if out is None else out.mask()).reshape(groups, -1)
+    x_mask, x_firm = _in_groups(given, ins, groups)
+    out_mask, out_firm = _in_groups(out, outs, groups)
     if given is None and inner is not None:
         x_mask = np.broadcast_to(inner.mask(), x_mask.shape)
-    alive = [mask.any(1) for mask, kept in ((x_mask, given), (out_mask, out)) if kept is not None]
-    kept_groups = np.asarray(alive[0] if alive else np.ones(groups, np.bool_))
-    if any((other != kept_groups).any() for other in alive):
+    kept_groups = np.asarray(x_mask.any(1) & out_mask.any(1))
+    if ((x_firm | out_firm) & ~kept_groups).any():
         run.fail(eqn, f"its {groups} feature groups are dropped in one operand and kept in the other", [given, out])
     within = x_mask[kept_groups]
     counts = out_mask[kept_groups].sum(1)
@@ -116,12 +115,19 @@ def _features(run: Propagation, eqn: JaxprEqn, lhs: Any, rhs: Any) -> Features:
         run.fail(eqn, "the features of a group are cut unlike the kernel's", [given, inner])
     in_kept_groups = kept_groups.reshape(-1, 1)
     x_kept, out_kept = x_mask & in_kept_groups, out_mask & in_kept_groups
-    small_in = inner if not len(within) or same.all() else Kept(len(same), np.flatnonzero(same), origin)
+    small_in = inner if not len(within) or same.all() else Kept(len(same), np.flatnonzero(same), origin=origin)
     return Features(_kept(x_kept, origin), small_in, _kept(out_kept, origin), int(kept_groups.sum()))
 
 
+def _in_groups(kept: Kept | None, size: int, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """What each group keeps, and whether it has an entry that may not be cut any more."""
+    if kept is None:
+        return np.ones((groups, size // groups), np.bool_), np.zeros(groups, np.bool_)
+    return kept.mask().reshape(groups, -1), np.asarray(kept.firm().reshape(groups, -1).any(1))
+
+
 def _kept(mask: np.ndarray, origin: str) -> Kept | None:
-    return None if mask.all() else Kept(mask.size, np.flatnonzero(mask.reshape(-1)), origin)
+    return None if mask.all() else Kept(mask.size, np.flatnonzero(mask.reshape(-1)), origin=origin)
 
 
 RULES = {"dot_general": dot_general, "ragged_dot_general": ragged_dot, "conv_general_dilated": conv}

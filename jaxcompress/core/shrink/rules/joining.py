@@ -30,11 +30,13 @@ def _joined(keeps: Sequence[Kept | None], sizes: Sequence[Any]) -> Kept | None:
     """What a join of axes keeps, one after another."""
     if all(kept is None for kept in keeps):
         return None
-    indices, start = [], 0
+    indices, loose, start = [], [], 0
     for kept, size in zip(keeps, sizes, strict=True):
         indices.append(start + (np.arange(size) if kept is None else kept.indices))
+        loose.append(np.ones(size, np.bool_) if kept is None else kept.loose)
         start += size
-    return Kept(start, np.concatenate(indices), next(kept.origin for kept in keeps if kept is not None))
+    origin = next(kept.origin for kept in keeps if kept is not None)
+    return Kept(start, np.concatenate(indices), np.concatenate(loose), origin)
 
 
 def split(run: Propagation, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
@@ -82,7 +84,7 @@ def tile(run: Propagation, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
 
 
 def pad(run: Propagation, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
-    """Padding is kept as it is (cut it by cutting what it meets alike); negative padding takes entries off."""
+    """Padding is whole, so it is cut to what it meets; negative padding takes entries off."""
     value, filler = values
     array, keep = array_of(value), list(keep_of(value))
     config = list(eqn.params["padding_config"])

@@ -58,13 +58,13 @@ def rev(run: Propagation, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
     """Index ``i`` goes to ``size - 1 - i``."""
     (value,) = values
     turned = eqn.params["dimensions"]
-    keep = [
-        Kept(kept.size, kept.size - 1 - kept.indices[::-1], kept.origin)
-        if kept is not None and axis in turned
-        else kept
-        for axis, kept in enumerate(keep_of(value))
-    ]
+    keep = [_turned(kept) if kept is not None and axis in turned else kept for axis, kept in enumerate(keep_of(value))]
     return [value_of(lax.rev(array_of(value), turned), keep)]
+
+
+def _turned(kept: Kept) -> Kept:
+    positions = np.arange(len(kept))[::-1]
+    return kept.moved(positions, kept.size - 1 - kept.indices[positions], kept.size)
 
 
 def window(kept: Kept, start: int, limit: int, stride: int = 1) -> tuple[np.ndarray, Kept]:
@@ -72,7 +72,7 @@ def window(kept: Kept, start: int, limit: int, stride: int = 1) -> tuple[np.ndar
     inside = (kept.indices >= start) & (kept.indices < limit) & ((kept.indices - start) % stride == 0)
     positions = np.flatnonzero(inside)
     size = max(0, -(-(limit - start) // stride))
-    return positions, Kept(size, (kept.indices[positions] - start) // stride, kept.origin)
+    return positions, kept.moved(positions, (kept.indices[positions] - start) // stride, size)
 
 
 def slice_(run: Propagation, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
@@ -150,16 +150,22 @@ def _regrouped(
     if not all(isinstance(size, int) for size in (*dense, *sizes)):
         run.fail(eqn, "a cut axis merges with one whose size is not known", held)
     origin = next(kept.origin for kept in held if kept is not None)
-    flat = np.ones(1, np.bool_)
+    flat, firm = np.ones(1, np.bool_), np.ones(1, np.bool_)
     for size, kept in zip(dense, held, strict=True):
-        flat = np.outer(flat, np.ones(size, np.bool_) if kept is None else kept.mask()).reshape(-1)
-    grid = flat.reshape(sizes)
+        whole = np.ones(size, np.bool_)
+        flat = np.outer(flat, whole if kept is None else kept.mask()).reshape(-1)
+        firm = np.outer(firm, whole if kept is None else kept.firm()).reshape(-1)
+    grid, firm = flat.reshape(sizes), firm.reshape(sizes)
     if not grid.any():  # nothing is kept: the outermost axis says so
-        return [Kept(sizes[0], np.zeros(0, np.int64), origin), *(None,) * (len(sizes) - 1)]
-    sides = [grid.any(tuple(other for other in range(grid.ndim) if other != axis)) for axis in range(grid.ndim)]
-    if math.prod(int(side.sum()) for side in sides) != int(grid.sum()):
+        return [Kept(sizes[0], np.zeros(0, np.int64), origin=origin), *(None,) * (len(sizes) - 1)]
+    others = [tuple(other for other in range(grid.ndim) if other != axis) for axis in range(grid.ndim)]
+    sides = [np.flatnonzero(grid.any(rest)) for rest in others]
+    if math.prod(map(len, sides)) != int(grid.sum()):
         run.fail(eqn, f"what is kept of {tuple(dense)} is no grid in {tuple(sizes)}", held)
-    return [Kept(size, np.flatnonzero(side), origin) for size, side in zip(sizes, sides, strict=True)]
+    return [
+        Kept(size, side, ~np.asarray(firm.any(rest))[side], origin)
+        for size, side, rest in zip(sizes, sides, others, strict=True)
+    ]
 
 
 RULES = {
