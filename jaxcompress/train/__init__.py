@@ -3,5 +3,8 @@
 from jaxcompress.train.decay_mask import decay_mask as decay_mask
 from jaxcompress.train.fixed import fixed_masks as fixed_masks
 from jaxcompress.train.gradual import gradual_pruning as gradual_pruning
+from jaxcompress.train.rigl import rigl as rigl
+from jaxcompress.train.sparse_evolutionary import sparse_evolutionary as sparse_evolutionary
 from jaxcompress.train.stages import Finetune as Finetune
 from jaxcompress.train.stages import GradualPruning as GradualPruning
+from jaxcompress.train.static_sparse import static_sparse as static_sparse
