@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "zstandard", "constriction", "scikit-learn", "torch", "torch-pruning")
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "numpy", "zstandard", "constriction"),
+    *("scikit-learn", "torch", "torch-pruning"),
+)
 
 
 def row(metric: str, value: float, unit: str, peer: str, peer_value: float) -> dict[str, Any]:
