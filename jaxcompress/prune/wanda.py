@@ -147,5 +147,5 @@ def _choose(ranks: jax.Array, *, kept: jax.Array | None, n: ArrayLike | None, m:
     if rows.size < _LARGE:
         masks = jax.vmap(lambda row: topk_mask(row, kept))(flat)
     else:
-        masks = lax.map(lambda row: topk_mask(row, kept), flat, batch_size=max(1, _LARGE // rows.shape[-1]))
+        masks = lax.map(lambda row: topk_mask(row, kept), flat)
     return jnp.swapaxes(masks.reshape(rows.shape), 1, 2)
