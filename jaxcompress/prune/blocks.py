@@ -66,25 +66,7 @@ def branches(groups: Groups, variables: Any, /, *, scores: Any = "l2", sites: Si
         >>> [(branch.name, branch.groups) for branch in branches(jc.groups(fn, params, jnp.ones((1, 2))), params)]
         [('0', (0,)), ('1', (1,))]
     """
-    params = materialize(variables)
-    roles = AxisRoles.of(groups, params, sites)
-    reach = Reach(groups, params)
-
-    def bypassed(some: Sequence[int]) -> bool:
-        return reach.kept(masked(params, groups.keep({index: _NONE for index in some})))
-
-    inner = [group for group in groups if _is_inner(group, roles) and bypassed([group.index])]
-    found = []
-    for joined in _joined(inner):
-        together = tuple(group.index for group in joined)
-        found += [together] if len(joined) == 1 or bypassed(together) else [(index,) for index in together]
-    by_group = group_scores(groups, params, _on_one_scale(scores), sites=roles.sites)
-    names = _names([[groups[index] for index in some] for some in found], roles)
-    scored = [
-        Branch(name, some, float(np.mean(np.concatenate([by_group[index] for index in some]))))
-        for name, some in zip(names, found, strict=True)
-    ]
-    return sorted(scored, key=lambda branch: branch.score)
+    return _Network(groups, variables, sites).branches(scores)
 
 
 def blocks(
@@ -127,15 +109,14 @@ def blocks(
     References:
         Veit et al., 2016. https://arxiv.org/abs/1605.06431 (residual networks without some of their branches)
     """
-    there = branches(groups, variables, scores=scores, sites=sites)
+    network = _Network(groups, variables, sites)
+    there = network.branches(scores)
     listed = text_table(
         ("branch", "groups", "score"), [(b.name, ",".join(map(str, b.groups)), f"{b.score:.4g}") for b in there]
     )
-    params = materialize(variables)
-    reach = Reach(groups, params)
 
     def bypassed(some: Sequence[Branch]) -> bool:
-        return reach.kept(masked(params, groups.keep({index: _NONE for b in some for index in b.groups})))
+        return network.bypassed([index for branch in some for index in branch.groups])
 
     if isinstance(drop, int):
         if not 0 <= drop <= len(there):
@@ -157,6 +138,35 @@ def blocks(
             raise ValueError(f"blocks: without {[b.name for b in chosen]} a result is cut off from an input:\n{listed}")
     units = {index: _NONE for branch in chosen for index in branch.groups}
     return Selection(groups, units, notes=tuple(f"dropped: {b.name} (score {b.score:.4g})" for b in chosen))
+
+
+class _Network:
+    """What is known of a network, and tried: dropping groups from it."""
+
+    def __init__(self, groups: Groups, variables: Any, sites: Sites | None) -> None:
+        self.groups, self.params = groups, materialize(variables)
+        self.roles = AxisRoles.of(groups, self.params, sites)
+        self._reach = Reach(groups, self.params)
+
+    def bypassed(self, some: Sequence[int]) -> bool:
+        """True if nothing is cut off without the units of these groups."""
+        return self._reach.kept(masked(self.params, self.groups.keep({index: _NONE for index in some})))
+
+    def branches(self, scores: Any) -> list[Branch]:
+        inner = [group for group in self.groups if _is_inner(group, self.roles) and self.bypassed([group.index])]
+        found: list[tuple[int, ...]] = []
+        for joined in _joined(inner):
+            together = tuple(group.index for group in joined)
+            found += [together] if len(joined) == 1 or self.bypassed(together) else [(index,) for index in together]
+        by_group = group_scores(self.groups, self.params, _on_one_scale(scores), sites=self.roles.sites)
+        names = _names([[self.groups[index] for index in some] for some in found], self.roles)
+        scored = []
+        for name, some in zip(names, found, strict=True):
+            held = [by_group[index] for index in some if index in by_group]
+            if not held:
+                raise ValueError(f"blocks: scores={scores!r} give none for the branch {name!r}: take others")
+            scored.append(Branch(name, some, float(np.mean(np.concatenate(held)))))
+        return sorted(scored, key=lambda branch: branch.score)
 
 
 def _is_inner(group: Group, roles: AxisRoles) -> bool:

@@ -73,4 +73,4 @@ def normalized(scores: np.ndarray, by: Normalize) -> np.ndarray:
         return scores
     size = np.abs(scores)
     scale = {"mean": size.mean, "max": size.max, "l2": lambda: np.sqrt(np.square(size).sum())}[by]()
-    return scores / scale if scale > 0 else scores
+    return scores / scale if 0 < scale < np.inf else scores
