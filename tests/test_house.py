@@ -82,7 +82,7 @@ def test_import_starts_no_backend():
 
 def test_import_registers_the_leaf_kinds():
     """Files and exported functions name kinds; a process that only loads them has imported nothing but the package."""
-    kinds = "masked", "quantized", "lowrank", "codebook"
+    kinds = "masked", "nm", "quantized", "lowrank", "codebook"
     fresh_modules(f"import jaxcompress; [jaxcompress.core.leaf.kind_class(kind) for kind in {kinds}]")
 
 

@@ -17,6 +17,7 @@ from jaxcompress.cluster.codebook import Codebook
 from jaxcompress.core.leaf import CompressedArray
 from jaxcompress.factorize.lowrank import LowRank
 from jaxcompress.prune.masked import Masked
+from jaxcompress.prune.packed_nm import PackedNM
 from jaxcompress.quantize.affine import Quantized
 
 Compressor = Callable[[Any, int], CompressedArray | None]
@@ -82,10 +83,23 @@ def lowrank_mixed(w: Any, stack: int) -> CompressedArray | None:
     return leaf.replace(u=masked(leaf.u, stack), v=codebook(leaf.v, stack, 7))
 
 
+def nm(w: Any, stack: int) -> CompressedArray | None:
+    """Half of each group of four, where four divides the axis; the last but one axis, or the only one."""
+    if w.ndim == stack:
+        return None
+    axis = max(stack, w.ndim - 2)
+    m = next(m for m in (4, 2, 3, 5, 7, w.shape[axis]) if w.shape[axis] % m == 0)
+    n = max(1, m // 2)
+    groups = np.abs(numbers(w)).reshape(*w.shape[:axis], -1, m, *w.shape[axis + 1 :])
+    rank = np.argsort(np.argsort(-groups, axis + 1, kind="stable"), axis + 1)
+    return PackedNM.create(jnp.asarray(w), jnp.asarray((rank < n).reshape(w.shape)), n=n, m=m, axis=axis)
+
+
 KINDS: dict[str, Compressor] = {
     "masked": masked,
     "codebook": codebook,
     "masked_codebook": masked_codebook,
+    "nm": nm,
     "int8": int8,
     "int8_tensor": int8_tensor,
     "int4_groups": int4_groups,

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxcompress.cluster import KMeans, kmeans
 from jaxcompress.factorize import SVD, svd
-from jaxcompress.prune import Magnitude, magnitude
+from jaxcompress.prune import NM, Block, ByScore, Magnitude, blocked, by_score, magnitude, nm
 from jaxcompress.quantize import RTN, rtn
 
 
@@ -47,6 +47,41 @@ METHODS: dict[str, Method] = {
         settings={"sparsity": 0.5, "scope": "global"},
         null={"sparsity": 0.0, "scope": "global"},
         rejects={"sparsity": {"sparsity": -0.1, "scope": "global"}},
+    ),
+    "nm": Method(
+        nm,
+        NM,
+        settings={"n": 2, "m": 4},
+        null={"n": 4, "m": 4},
+        rejects={"n must": {"n": 5, "m": 4}, "first/w": {"n": 2, "m": 5}},
+    ),
+    "nm_packed": Method(
+        nm,
+        NM,
+        settings={"n": 1, "m": 3, "packed": True},
+        null={"n": 2, "m": 2, "packed": True},
+        rejects={"n and m": {"n": 0, "m": 4, "packed": True}},
+    ),
+    "block": Method(
+        blocked,
+        Block,
+        settings={"sparsity": 0.5, "block": (3, 4)},
+        null={"sparsity": 0.0, "block": (3, 4)},
+        rejects={"sparsity": {"sparsity": 1.5, "block": (3, 4)}, "first/w": {"sparsity": 0.5, "block": (5, 4)}},
+    ),
+    "by_score_lamp": Method(
+        by_score,
+        ByScore,
+        settings={"scores": "lamp", "sparsity": 0.5, "scope": "global"},
+        null={"scores": "lamp", "sparsity": 0.0, "scope": "global"},
+        rejects={"scores": {"scores": "l9", "sparsity": 0.5}, "scope": {"scores": "l1", "sparsity": 0.5, "scope": "x"}},
+    ),
+    "by_score_output": Method(
+        by_score,
+        ByScore,
+        settings={"scores": "l1", "sparsity": 0.5, "scope": "output"},
+        null={"scores": "l1", "sparsity": 0.0, "scope": "output"},
+        rejects={"sparsity": {"scores": "l1", "sparsity": -0.5, "scope": "output"}},
     ),
     "kmeans": Method(
         kmeans,
