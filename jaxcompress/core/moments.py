@@ -112,7 +112,7 @@ def matrices_of(path: str, shape: Sequence[int], stats: Statistics, *, method: s
             f"{method}: {path!r} is contracted along different axes at {[(e.source, e.contracting) for e in entries]}: "
             "leave it out with where="
         )
-    stacks = {tuple(sorted((*entry.stack, *entry.picked))) for entry in entries}
+    stacks = {tuple(sorted({*entry.stack, *entry.picked} - {*entry.contracting})) for entry in entries}
     groups = {entry.count.shape[len(entry.stack) :] for entry in entries}
     if len(stacks) > 1 or len(groups) > 1:
         raise ValueError(f"{method}: {path!r} is stacked differently at its sites: leave it out with where=")
@@ -186,7 +186,7 @@ def _position(path: str, entry: Observed, layout: Matrices, method: str) -> tupl
     unknown = [axis for axis, index in entry.picked.items() if index is None]
     if unknown:
         raise ValueError(
-            f"{method}: which layer along axis {unknown[0]} of {path!r} is used at {entry.source} is not known: pick "
+            f"{method}: which index along axis {unknown[0]} of {path!r} is used at {entry.source} is not known: pick "
             "layers by constant indices, scan over them, or hold them as separate leaves"
         )
     picked: dict[int, int | None] = dict(entry.picked)

@@ -35,7 +35,8 @@ class Observed:
         stack: axes of the parameter that the leading axes of the statistics run along, in their order. A grouped
             convolution has one more such axis after these, its groups, which no axis of the kernel is.
         picked: of further axes that do not reach the site (``kernels[3]``) the index that was taken; ``None`` where it
-            is not known (a traced index, a slice of a slice).
+            is not known (a traced index, a slice of a slice), and where indices of the axes above are in another order
+            than in the parameter, or some are missing.
         spatial: those of the contracting axes along which a convolution slides.
         count: rows of data seen, per stack entry.
         values: the statistics asked for, by name: ``mean`` [stack..., features], ``second_moment`` [stack..., features,
@@ -340,7 +341,9 @@ def _observed(use: Use, found: dict[str, Any]) -> Observed:
     axes = tuple(sorted(origin.axes[axis] for axis in (use.contract or use.lookup)))
     scanned = tuple(sorted(set(range(len(origin.shape))) - set(origin.axes)))
     stack = (*scanned, *(origin.axes[axis] for axis in use.batch))
-    picked = {axis: dict(origin.picked).get(axis) for axis in use.gone if axis not in scanned}
+    indexed = dict(origin.picked)
+    picked = {axis: indexed.get(axis) for axis in use.gone if axis not in scanned}
+    picked |= {axis: None for axis in (*stack, *axes) if axis in indexed}  # in another order, or in part
     slides = use.contract[1:] if use.primitive == "conv_general_dilated" else ()
     spatial = tuple(sorted(origin.axes[axis] for axis in slides))
     return Observed(origin.path or "", use.primitive, use.source, axes, count, values, stack, picked, spatial)

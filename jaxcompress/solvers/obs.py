@@ -83,6 +83,8 @@ def obs_sweep(
     # Padding has a unit of its own in the factor: it neither gives nor takes corrections.
     unit = jnp.concatenate([jnp.zeros(features, dtype), jnp.ones(padding, dtype)])
     factor = jnp.pad(factor, (0, padding)) + jnp.diag(unit)
+    # The root of what dropping a unit weight costs; features without data cost nothing.
+    cost = jnp.pad(jnp.where(jnp.diag(second_moment) > 0, 1, 0).astype(dtype), (0, padding)) / jnp.diag(factor)
     allowed = jnp.ones(w.shape, bool) if support is None else support
     allowed = jnp.pad(allowed, ((0, padding), (0, 0)))
     start = jnp.pad(w.astype(dtype), ((0, padding), (0, 0)))
@@ -98,6 +100,7 @@ def obs_sweep(
         rows, mask, errors = _settle(
             lax.dynamic_slice_in_dim(weights, first, block),
             own,
+            lax.dynamic_slice_in_dim(cost, first, block),
             lax.dynamic_slice_in_dim(allowed, first, block),
             choose or (lambda scores, index: jnp.ones(scores.shape, bool)),
             round_one,
@@ -118,6 +121,7 @@ def obs_sweep(
 def _settle(
     rows: jax.Array,
     factor: jax.Array,
+    cost: jax.Array,
     allowed: jax.Array,
     choose: Choose,
     rounding: Rounding,
@@ -127,11 +131,11 @@ def _settle(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One block: its values, its mask, and the errors that the features after it are to take over."""
     block = rows.shape[0]
-    diagonal, order = jnp.diag(factor), jnp.arange(block, dtype=jnp.int32)
+    order = jnp.arange(block, dtype=jnp.int32)
 
     def settle_group(g: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         at = g * group
-        scores = jnp.abs(state[0]) / diagonal[:, None]
+        scores = jnp.abs(state[0]) * cost[:, None]
         scores = jnp.where(allowed, scores, jnp.full_like(scores, -1))
         stays = choose(lax.dynamic_slice_in_dim(scores, at, group), first // group + g)
         mask = lax.dynamic_update_slice_in_dim(state[2], stays, at, 0) & allowed
