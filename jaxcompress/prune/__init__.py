@@ -15,6 +15,8 @@ from jaxcompress.prune.by_score import ByScore as ByScore
 from jaxcompress.prune.by_score import by_score as by_score
 from jaxcompress.prune.channels import channels as channels
 from jaxcompress.prune.finish import finish as finish
+from jaxcompress.prune.iterative import geometric_sparsities as geometric_sparsities
+from jaxcompress.prune.iterative import iterative as iterative
 from jaxcompress.prune.magnitude import Magnitude as Magnitude
 from jaxcompress.prune.magnitude import magnitude as magnitude
 from jaxcompress.prune.magnitude import topk_mask as topk_mask
@@ -26,6 +28,7 @@ from jaxcompress.prune.nm_pattern import nm as nm
 from jaxcompress.prune.packed_nm import PackedNM as PackedNM
 from jaxcompress.prune.reconstruct import compensate_bias as compensate_bias
 from jaxcompress.prune.reconstruct import reconstruct as reconstruct
+from jaxcompress.prune.rewind import rewind as rewind
 from jaxcompress.prune.selection import Selection as Selection
 from jaxcompress.prune.sensitivity import Sensitivity as Sensitivity
 from jaxcompress.prune.sensitivity import sensitivity as sensitivity

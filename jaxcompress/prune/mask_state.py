@@ -24,8 +24,8 @@ def masks_of(opt_state: Any) -> dict[str, jax.Array]:
     """The masks that a training run holds, by the path of the parameter.
 
     Args:
-        opt_state: state of any optimizer built with `jaxcompress.train.gradual_pruning` or
-            `jaxcompress.train.fixed_masks`, nested in any other transformation.
+        opt_state: state of any optimizer built with a pruning transformation of `jaxcompress.train`
+            (``gradual_pruning``, ``rigl``, ``fixed_masks``, ...), nested in any other transformation.
 
     Returns:
         Bool arrays; True keeps. Where two transformations prune one parameter, what both keep.
@@ -42,8 +42,8 @@ def masks_of(opt_state: Any) -> dict[str, jax.Array]:
     states = [node for node in nodes if isinstance(node, MaskState)]
     if not states:
         raise ValueError(
-            "opt_state holds no masks: wrap the optimizer in jaxcompress.train.gradual_pruning or fixed_masks; after a "
-            "checkpoint, restore against tx.init(params), because without a target the types of the state are lost"
+            "opt_state holds no masks: wrap the optimizer in jaxcompress.train.gradual_pruning, rigl or the like; "
+            "after a checkpoint, restore against tx.init(params): without a target the types of the state are lost"
         )
     found: dict[str, jax.Array] = {}
     for state in states:

@@ -92,5 +92,6 @@ def _random_mask(layer: jax.Array, keep: jax.Array, key: jax.Array) -> jax.Array
 
 def _like(mask: jax.Array, array: Any) -> jax.Array:
     """The mask where the array is (what the key alone determines has no place of its own)."""
-    elsewhere = not isinstance(array, Tracer) and array.sharding != mask.sharding
-    return jax.device_put(mask, array.sharding) if elsewhere else mask
+    if isinstance(mask, Tracer) or isinstance(array, Tracer) or array.sharding == mask.sharding:
+        return mask
+    return jax.device_put(mask, array.sharding)
