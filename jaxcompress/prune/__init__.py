@@ -29,6 +29,9 @@ from jaxcompress.prune.packed_nm import PackedNM as PackedNM
 from jaxcompress.prune.reconstruct import compensate_bias as compensate_bias
 from jaxcompress.prune.reconstruct import reconstruct as reconstruct
 from jaxcompress.prune.rewind import rewind as rewind
+from jaxcompress.prune.scores import gradients as gradients
+from jaxcompress.prune.scores import group_scores as group_scores
+from jaxcompress.prune.scores import weight_scores as weight_scores
 from jaxcompress.prune.selection import Selection as Selection
 from jaxcompress.prune.sensitivity import Sensitivity as Sensitivity
 from jaxcompress.prune.sensitivity import sensitivity as sensitivity

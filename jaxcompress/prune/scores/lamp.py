@@ -12,7 +12,9 @@ import jax.numpy as jnp
 
 from jaxcompress.core.leaf import dense
 from jaxcompress.core.parts import Part
+from jaxcompress.prune.layers import layer_count
 from jaxcompress.prune.scores.lp import wide
+from jaxcompress.solvers.placement import keeping_placement
 
 
 @partial(jax.jit, static_argnames="stack")
@@ -36,11 +38,14 @@ def lamp(w: jax.Array, *, stack: tuple[int, ...] = ()) -> jax.Array:
     References:
         Lee et al., 2021, equation 3. https://arxiv.org/abs/2010.07611
     """
+    return keeping_placement(partial(_scored, stack=stack), [wide(w)])[0]
+
+
+def _scored(arrays: list[jax.Array], *, stack: tuple[int, ...]) -> list[jax.Array]:
     front = tuple(range(len(stack)))
-    moved = jnp.moveaxis(wide(w), stack, front)
-    rows = moved.reshape(-1, *moved.shape[len(stack) :])
-    scored = jax.vmap(_layer)(rows.reshape(rows.shape[0], -1))
-    return jnp.moveaxis(scored.reshape(moved.shape), front, stack)
+    moved = jnp.moveaxis(arrays[0], stack, front)
+    rows = moved.reshape(layer_count(arrays[0].shape, stack), -1)
+    return [jnp.moveaxis(jax.vmap(_layer)(rows).reshape(moved.shape), front, stack)]
 
 
 def _layer(w: jax.Array) -> jax.Array:

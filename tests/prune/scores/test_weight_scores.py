@@ -1,12 +1,28 @@
 """Scores per weight, held against loops in float64."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxcompress as jc
-from jaxcompress.prune.scores import LAMP, Fisher, Gradients, Lp, Random, Taylor, Wanda, lamp, lp, weight_scores
+from jaxcompress.prune.scores import (
+    LAMP,
+    Fisher,
+    Gradients,
+    Lp,
+    Random,
+    Taylor,
+    Wanda,
+    fisher,
+    fpgm,
+    lamp,
+    lp,
+    taylor,
+    wanda,
+    weight_scores,
+)
 
 
 def normal(seed, *shape):
@@ -50,6 +66,21 @@ def test_lamp_never_empties_a_layer():
     kept = jc.prune.by_score(params, "lamp", sparsity=0.9, scope="global")
     assert int(plain["small"].mask.sum()) == 0
     assert int(kept["small"].mask.sum()) > 0
+
+
+def test_scores_run_on_a_mesh_and_lower_for_every_platform():
+    mesh = jax.make_mesh((4,), ("d",))  # its axes are explicit
+    w = normal(22, 8, 4)
+    placed = jax.device_put(w, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d", None)))
+    found = lamp(placed)
+    np.testing.assert_allclose(found, lamp(w), rtol=1e-6)
+    assert found.sharding == placed.sharding
+
+    def everything(w, other):
+        return lp(w, 2.0), lamp(w), taylor(w, other), fisher(w, other), wanda(w, other), fpgm(w)
+
+    exported = jax.export.export(jax.jit(everything), platforms=("cpu", "cuda", "tpu"))(w, w)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
 
 
 @pytest.mark.parametrize("p", [0.5, 1, 2, 3])
