@@ -9,6 +9,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
+from jaxcompress.train.iterative import Rewind
+
 FORMAT = "jaxcompress.recipe"
 VERSION = 1
 
@@ -27,7 +29,7 @@ class Recipe:
         stages: the stages, a tuple.
 
     Raises:
-        ValueError: if there is no stage.
+        ValueError: if there is no stage, or a `jaxcompress.train.Rewind` goes back to a later one.
         TypeError: if a stage is not such a dataclass; says which and why.
 
     Example:
@@ -110,6 +112,8 @@ def _check(position: int, stage: Any) -> None:
     where = f"stage {position + 1} of the recipe"
     if not dataclasses.is_dataclass(stage) or isinstance(stage, type):
         raise TypeError(f"{where} must be an instance of a dataclass with a version, got {stage!r}")
+    if isinstance(stage, Rewind) and stage.to > position:
+        raise ValueError(f"{where} goes back to the result of stage {stage.to}, which there is not yet")
     if not isinstance(getattr(type(stage), "version", None), int):
         raise TypeError(f"{where}: {type(stage).__qualname__} needs an integer class attribute `version`")
 

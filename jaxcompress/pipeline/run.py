@@ -21,6 +21,8 @@ from jaxcompress.pipeline.recipe import Recipe
 from jaxcompress.pipeline.result import Progress, Result, StageRecord
 from jaxcompress.pipeline.state import RunFolder, write_npz
 from jaxcompress.pipeline.training import Apply, Loss, Moment, Trainer
+from jaxcompress.prune.rewind import rewind
+from jaxcompress.train.iterative import Rewind
 from jaxcompress.train.stages import Training
 
 Evaluate = Callable[[Apply, Any], "Mapping[str, Any] | Any"]
@@ -49,6 +51,7 @@ class Run:
     def carry_out(self, params: Any, key: jax.Array) -> Result:
         """Does what the folder does not hold yet, and returns the whole."""
         done = [StageRecord.from_json(record) for record in self.folder.records]
+        start = params
         if not done:
             began = time.perf_counter()
             size = write_dense(self.folder.file("original.npz"), params)
@@ -63,6 +66,10 @@ class Run:
             if isinstance(stage := self.recipe.stages[position], Training):
                 params, spent = self._train(position, stage, params, jax.random.fold_in(key, position), curve)
                 began = time.perf_counter() - spent
+            elif isinstance(stage, Rewind):
+                self._tell(position)
+                file = self.folder.file(done[stage.to].file)
+                params = rewind(params, start if stage.to == 0 else load(file, like=start).params)
             else:
                 self._tell(position)
                 params = stage(params, sites=self.sites)
