@@ -56,7 +56,8 @@ def flatten_with_paths(tree: Any) -> tuple[list[str], list[Any], Any]:
 def matches(path: str, patterns: str | Sequence[str]) -> bool:
     """True if a path fits any pattern and no pattern that begins with ``!``.
 
-    ``*``, ``?`` and ``[...]`` work inside one part of the path, ``**`` stands for any number of parts.
+    ``*``, ``?`` and ``[...]`` work inside one part of the path, ``**`` stands for any number of parts. A path is a
+    pattern that fits itself, whatever is in it.
 
     Example:
         >>> matches("params/Dense_0/kernel", "**/Dense_*/kernel"), matches("params/Dense_0/bias", "**/kernel")
@@ -68,7 +69,7 @@ def matches(path: str, patterns: str | Sequence[str]) -> bool:
     parts = path.split("/")
     wanted = [pattern for pattern in listed if not pattern.startswith("!")] or ["**"]
     unwanted = [pattern[1:] for pattern in listed if pattern.startswith("!")]
-    fits = any(_fits(parts, pattern.split("/")) for pattern in wanted)
+    fits = any(path == pattern or _fits(parts, pattern.split("/")) for pattern in wanted)
     return fits and not any(_fits(parts, pattern.split("/")) for pattern in unwanted)
 
 

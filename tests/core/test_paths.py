@@ -88,6 +88,8 @@ def test_two_leaves_of_one_path_are_refused():
         ("c/b", ["!a/*"], True),
         ("a/b", ["**/b", "!a/b"], False),
         ("a/b", [], True),
+        ("a[0]/b", "a[0]/b", True),
+        ("a0/b", "a[0]/b", True),
     ],
 )
 def test_patterns(path, pattern, fits):
