@@ -37,6 +37,9 @@ def inspection(path: str | Path) -> str:
     notes = ["", f"coder     {about['coder']}"]
     notes.append("versions  " + ", ".join(f"{name} {version}" for name, version in about["versions"].items()))
     notes.append(f"meta      {json.dumps(about['meta'])}")
+    if artifact.keep:
+        cut = len({path for path, _ in artifact.keep})
+        notes.append(f"shrunk    {cut} leaves; load(path).bind(fn) takes the dense fn")
     stages = (about["recipe"] or {}).get("stages", []) if isinstance(about["recipe"], dict) else []
     notes += [
         f"stage {i}   {stage.get('stage')} {_settings(stage.get('fields', {}))}" for i, stage in enumerate(stages, 1)

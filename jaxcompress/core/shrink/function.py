@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxcompress.core.leaf import is_compressed
 from jaxcompress.core.lift import Static, array_paths, split_static, trace
 from jaxcompress.core.shrink.cut import Keep, array_of, small_shape, value_of
-from jaxcompress.core.shrink.keep import by_leaf, checked, expand_leaf
+from jaxcompress.core.shrink.keep import by_leaf, checked
 from jaxcompress.core.shrink.propagate import Propagation
 
 
@@ -70,18 +72,19 @@ def walk(
             f"shrink: the first argument has no array at {missing[0]!r}; small.fn takes the shrunk parameters first, "
             "by position, in the tree that was shrunk"
         )
-    dense, values = [], []
-    for path, array in zip(paths, arrays, strict=True):
-        keep = keeps.get(path)
-        if keep is None:
-            dense.append(array)
-            values.append(array)
-            continue
-        wanted = small_shape(shapes[path], keep)
+    cut = {path: array for path, array in zip(paths, arrays, strict=True) if path in keeps}
+    for path, array in cut.items():
+        wanted = small_shape(shapes[path], keeps[path])
         if tuple(array.shape) != wanted:
             raise ValueError(f"shrink: {path!r} has the shape {tuple(array.shape)}, shrunk parameters have {wanted}")
-        dense.append(jax.eval_shape(lambda a, keep=keep: expand_leaf(a, keep), array))
-        values.append(value_of(array, keep))
-    closed, out_shape = trace(fn, static, dense)
+    dense = jax.eval_shape(lambda cut: {path: _grown(array, keeps[path]) for path, array in cut.items()}, cut)
+    values = [value_of(a, keeps[path]) if path in cut else a for path, a in zip(paths, arrays, strict=True)]
+    closed, out_shape = trace(fn, static, [dense.get(path, a) for path, a in zip(paths, arrays, strict=True)])
     outs = Propagation().evaluate(closed.jaxpr, closed.consts, values)
     return outs, jax.tree.structure(out_shape)
+
+
+def _grown(array: jax.Array, keep: Keep) -> jax.Array:
+    """Something of the dense shape: `jax.eval_shape` of it knows the manual mesh axes that a trace must know."""
+    config = [(0, 0 if kept is None else kept.size - len(kept), 0) for kept in keep]
+    return lax.pad(array, jnp.zeros((), array.dtype), config)
