@@ -57,6 +57,12 @@ def branches(groups: Groups, variables: Any, /, *, scores: Any = "l2", sites: Si
         scores: of units, as for `channels`, but on one scale for all groups: names are not normalized.
         sites: what `jaxcompress.sites` found for the same call; traced anew if not given.
 
+    Returns:
+        The branches; none for a chain.
+
+    Raises:
+        ValueError: if ``scores`` do not fit, or give none for a branch.
+
     Example:
         >>> params = {str(i): {"a": jnp.ones((2, 4)) + i, "b": jnp.ones((4, 2))} for i in range(2)}
         >>> def fn(p, x):

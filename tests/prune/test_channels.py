@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import jaxcompress as jc
-from jaxcompress.core.shrink import shrink, verify
+from jaxcompress.core.shrink import masked, shrink, verify
 from jaxcompress.prune import channels
 from jaxcompress.prune.ladder import Ladder
 from jaxcompress.prune.latency import shrunk_latency_ms
+from jaxcompress.prune.scores import Activation, Aggregate, Fisher, Random, Wanda, gradients
 
 
 def normal(seed, *shape):
@@ -199,6 +200,37 @@ def test_the_selection_is_a_dict_and_a_report():
     assert "params: 104 -> " in text
     assert all(f"{group.index}      {group.size}" in text for group in groups)
     assert "<table>" in keep._repr_html_()
+
+
+def test_scores_beat_chance_on_a_trained_network():
+    """The loss without half of the hidden units, untrained afterwards: data beats magnitude, that beats chance."""
+    x, params = normal(5, 256, 6), {"a": normal(6, 6, 24) / 3, "b": normal(7, 24, 1) / 5}
+    y = jnp.sin(x[:, :1]) + jnp.abs(x[:, 1:2]) * x[:, 2:3]
+
+    def net(p, x):
+        return jax.nn.relu(x @ p["a"]) @ p["b"]
+
+    def loss(p, x):
+        return jnp.mean((net(p, x) - jnp.sin(x[:, :1]) - jnp.abs(x[:, 1:2]) * x[:, 2:3]) ** 2)
+
+    def step(p, _):
+        return jax.tree.map(lambda w, g: w - jnp.float32(0.03) * g, p, jax.grad(loss)(p, x)), None
+
+    params = jax.jit(lambda p: jax.lax.scan(step, p, None, length=1500)[0])(params)
+    assert loss(params, x) < 0.3 * jnp.var(y)
+    groups = jc.groups(net, params, x)
+    batches = list(x.reshape(8, 32, 6))
+    held = gradients(loss, params, batches, per="example", chunk=32, groups=groups)
+
+    def after(scores):
+        keep = channels(groups, params, scores=scores, sparsity=0.5, round_to=1)
+        return float(loss(masked(params, keep), x))
+
+    chance = np.median([after(Random(seed)) for seed in range(9)])
+    stats = jc.observe(net, params, batches)
+    for informed in (Fisher(held), Aggregate(Wanda(stats), members="consumers")):
+        assert after(informed) < 0.75 * after("l2")
+    assert after(Activation(stats)) < after("l2") < 0.9 * chance
 
 
 # Latency --------------------------------------------------------------------------------------------------------
