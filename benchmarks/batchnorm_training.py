@@ -63,15 +63,16 @@ class Budget:
     def steps(self, data: Pictures) -> int:
         return self.epochs * (len(data.labels) // self.batch_size)
 
-    def optimizer(self, data: Pictures) -> optax.GradientTransformation:
+    def rate(self, data: Pictures) -> optax.Schedule:
         steps = self.steps(data)
-        rate = optax.warmup_cosine_decay_schedule(
-            0.1 * self.learning_rate, self.learning_rate, max(1, round(self.warmup * steps)), steps
-        )
+        warmup = max(1, round(self.warmup * steps))
+        return optax.warmup_cosine_decay_schedule(0.1 * self.learning_rate, self.learning_rate, warmup, steps)
+
+    def optimizer(self, data: Pictures) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(
             self.weight_decay, mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
         )
-        return optax.chain(decay, optax.sgd(rate, momentum=0.9, nesterov=True))
+        return optax.chain(decay, optax.sgd(self.rate(data), momentum=0.9, nesterov=True))
 
 
 def fit(
@@ -83,8 +84,14 @@ def fit(
     *,
     key: jax.Array,
     log: str = "",
+    teacher: tuple[Predict, Any] | None = None,
+    trust: float = 0.7,
+    temperature: float = 2.0,
 ) -> tuple[Any, Any]:
     """Trains ``variables["params"]`` on the cross-entropy of images that are varied anew in every epoch.
+
+    With a teacher (a function and its variables) the part ``trust`` of the loss is the cross-entropy with the teacher's
+    softened predictions on the same images (Hinton et al. 2015).
 
     Returns:
         ``(variables, opt_state)``.
@@ -95,10 +102,15 @@ def fit(
         variables: Any, opt_state: Any, images: jax.Array, labels: jax.Array, key: jax.Array
     ) -> tuple[Any, Any, jax.Array]:
         images = network.prepare(images, key)
+        wanted = None if teacher is None else jax.nn.softmax(teacher[0](teacher[1], images) / temperature)
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
             logits, state = network.train(variables | {"params": params}, images)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), state
+            hard = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+            if wanted is None:
+                return hard, state
+            soft = optax.softmax_cross_entropy(logits / temperature, wanted).mean() * temperature**2
+            return (1 - trust) * hard + trust * soft, state
 
         (value, state), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
         updates, opt_state = tx.update(grads, opt_state, variables["params"])
@@ -145,6 +157,7 @@ def dense(
 ) -> Any:
     """Variables of a trained dense network, kept in the cache folder."""
     told = f"{model!r} {budget} {data.images.shape} {seed}"
+    told += "" if prepare is cifar.prepared else f" {prepare.__module__}.{prepare.__qualname__}"
     path = cache_folder() / f"{type(model).__name__.lower()}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.npz"
 
     def make() -> Any:

@@ -51,6 +51,7 @@ class Structured:
         where: which groups lose channels: globs over the paths of their members.
         flops: fraction that remains.
         scores: what ranks channels.
+        taught: fine-tunes with the dense network as teacher.
     """
 
     subject: Subject
@@ -58,6 +59,7 @@ class Structured:
     where: str | None = None
     flops: float = 0.5
     scores: str = "l2"
+    taught: bool = False
 
     def keep(self, variables: Any) -> Any:
         """The kept indices."""
@@ -72,17 +74,27 @@ class Structured:
         before = subject.dense(data)
         keep = self.keep(before)
         small, variables = shrunk(network, before, keep)
-        variables = trained(small, variables, data, self.tune, seed=seed, log=f"{subject.name} 2x")
+        name = f"{subject.name} 2x"
+        variables = trained(
+            small,
+            variables,
+            data,
+            self.tune,
+            seed=seed,
+            log=name,
+            teacher=(network.predict, before) if self.taught else None,
+        )
         accuracy = accuracy_percent(network, before, data.test)
         after = accuracy_percent(small, variables, data.test)
         image = jnp.zeros((1, 32, 32, 3))
         ratio = flops(network, before, image) / flops(small, variables, image)
         sizes = parameters(before) / parameters(variables)
+        how = "" if self.taught else ", no teacher"
         return [
-            row(f"{subject.name} 2x drop", accuracy - after, "points", "target", 0.5),
-            row(f"{subject.name} 2x accuracy", after, "%", "dense", accuracy),
-            row(f"{subject.name} 2x FLOPs", ratio, "x fewer", "target", 2.0),
-            row(f"{subject.name} 2x parameters", sizes, "x fewer", "dense", 1.0),
+            row(f"{name} drop{how}", accuracy - after, "points", "target", 0.5),
+            row(f"{name} accuracy{how}", after, "%", "dense", accuracy),
+            row(f"{name} FLOPs{how}", ratio, "x fewer", "target", 2.0),
+            row(f"{name} parameters{how}", sizes, "x fewer", "dense", 1.0),
         ]
 
 
@@ -105,20 +117,6 @@ class FromScratch:
         variables = trained(small, variables, data, budget, seed=seed, log=f"{subject.name} 2x from scratch")
         after, accuracy = (accuracy_percent(*pair, data.test) for pair in ((small, variables), (network, before)))
         return [row(f"{subject.name} 2x, small from scratch", after, "%", "dense", accuracy)]
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedOn:
-    """Another control: the dense network with the epochs that fine-tuning gets."""
-
-    subject: Subject
-    tune: Budget
-
-    def rows(self, data: Split, *, seed: int) -> Rows:
-        network, before = Network.of(self.subject.model), self.subject.dense(data)
-        variables = trained(network, before, data, self.tune, seed=seed, log=f"{self.subject.name} dense, on")
-        after, accuracy = (accuracy_percent(network, tree, data.test) for tree in (variables, before))
-        return [row(f"{self.subject.name} dense, {self.tune.epochs} epochs more", after, "%", "dense", accuracy)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,17 +224,18 @@ def fit_from(
     *,
     seed: int,
     log: str,
+    teacher: Any = None,
 ) -> tuple[Any, Any]:
     """`fit`, then the accuracy on the validation images, which is what recipes are chosen by."""
     key, start = jax.random.fold_in(jax.random.key(seed), 20), time.perf_counter()
-    variables, state = fit(network, variables, tx, data.train, budget, key=key, log=log)
+    variables, state = fit(network, variables, tx, data.train, budget, key=key, log=log, teacher=teacher)
     held_out = accuracy_percent(network, variables, data.validation)
     print(f"{log}: validation {held_out:.2f} %, {time.perf_counter() - start:.0f} s", flush=True)
     return variables, state
 
 
-def trained(network: Network, variables: Any, data: Split, budget: Budget, *, seed: int, log: str) -> Any:
-    return fit_from(network, variables, budget.optimizer(data.train), data, budget, seed=seed, log=log)[0]
+def trained(network: Network, variables: Any, data: Split, budget: Budget, **told: Any) -> Any:
+    return fit_from(network, variables, budget.optimizer(data.train), data, budget, **told)[0]
 
 
 def flops(network: Network, variables: Any, image: jax.Array) -> int:
