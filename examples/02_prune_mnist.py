@@ -144,7 +144,8 @@ STYLE = {
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
-    "legend.frameon": False,
+    "legend.edgecolor": "white",
+    "legend.framealpha": 1.0,
 }
 
 
@@ -174,7 +175,7 @@ def draw_accuracy(axes, points: Sequence[Point]) -> None:
         "gradual, before fine-tuning": ("ramped", ORANGE, (0, (4, 2)), "white"),
         "gradual, fine-tuned": ("gradual", ORANGE, "-", ORANGE),
     }
-    zoom = axes.inset_axes((0.12, 0.40, 0.60, 0.42))
+    zoom = axes.inset_axes((0.20, 0.38, 0.56, 0.42))
     for panel in (axes, zoom):
         for label, (name, color, dashes, face) in curves.items():
             y = [100 * getattr(point, name) for point in points]
@@ -183,18 +184,20 @@ def draw_accuracy(axes, points: Sequence[Point]) -> None:
             )
     best = 100 * max(max(point.tuned, point.gradual, point.cut) for point in points)
     zoom.set(xlim=(-2, 101), ylim=(best - 5, best + 0.7), facecolor="white")
-    zoom.set_title("the top five points", fontsize=8.5, fontweight="normal", color=GREY)
+    zoom.set_title("enlarged", fontsize=8.5, fontweight="normal", color=GREY)
     zoom.tick_params(labelsize=8)
     zoom.grid(color=PALE, linewidth=0.8)
     for point in marked(points):
         for panel in (axes, zoom):
             mark(panel, point)
-        best_tuned = 100 * max(point.tuned, point.gradual)
-        label = f"{100 * point.sparsity:.0f} % pruned\n{100 * point.cut:.1f} % as cut, {best_tuned:.1f} % fine-tuned"
-        axes.text(100 * point.sparsity, 101.5, label, va="bottom", ha="left", fontsize=8.5)
+        above(
+            axes,
+            point,
+            f"{100 * point.sparsity:.0f} % pruned: {100 * point.cut:.1f} %\nfine-tuned: {100 * point.tuned:.1f} %",
+        )
     axes.set(ylim=(0, 100), ylabel="accuracy on held-out digits, %", yticks=range(0, 101, 10))
     axes.set_title("Accuracy", pad=34)
-    axes.legend(loc="lower left", fontsize=8.5, bbox_to_anchor=(0.04, 0.02))
+    axes.legend(loc="lower left", fontsize=8.5, bbox_to_anchor=(0.18, 0.02))
 
 
 def draw_bytes(axes, points: Sequence[Point], dense_bytes: int) -> None:
@@ -207,21 +210,13 @@ def draw_bytes(axes, points: Sequence[Point], dense_bytes: int) -> None:
     axes.plot(x, sizes["gradual"], color=ORANGE, marker="o", markersize=4.5, label="gradual")
     squares = {"linestyle": "", "marker": "s", "markersize": 9, "markerfacecolor": "none"}
     axes.plot(x, sizes["one shot"], color=BLUE, label="one shot", **squares)
-    for point in (*marked(points), points[-1]):
-        size = point.gradual_bytes
-        label = f"{100 * point.sparsity:.0f} %: {size / 1000:,.0f} kB\n{dense_bytes / size:.1f}x smaller"
-        last = point is points[-1]
-        axes.annotate(
-            label,
-            (100 * point.sparsity, size / 1000),
-            xytext=(-10, 4) if last else (8, 3),
-            textcoords="offset points",
-            ha="right" if last else "left",
-            va="bottom",
-            fontsize=8.5,
-        )
     for point in marked(points):
         mark(axes, point)
+        above(axes, point, f"{100 * point.sparsity:.0f} % pruned: {shrunk(point, dense_bytes)}")
+    last = points[-1]
+    label = f"{100 * last.sparsity:.0f} % pruned: {shrunk(last, dense_bytes)}"
+    spot = (100 * last.sparsity, last.tuned_bytes / 1000)
+    axes.annotate(label, spot, (-12, 0), textcoords="offset points", ha="right", va="center", fontsize=8.5)
     smallest = min(point.gradual_bytes for point in points)
     axes.set(yscale="log", ylabel="bytes of the file, kB, logarithmic", ylim=(smallest / 1600, dense_bytes / 650))
     axes.set_title("Size of the file after fine-tuning", pad=34)
@@ -229,7 +224,15 @@ def draw_bytes(axes, points: Sequence[Point], dense_bytes: int) -> None:
     axes.set_yticks(ticks, [f"{size:,}" for size in ticks])
     axes.minorticks_off()
     axes.set_ylim(smallest / 1600, dense_bytes / 650)
-    axes.legend(loc="lower left", fontsize=8.5)
+    axes.legend(loc="lower left", fontsize=8.5, bbox_to_anchor=(0.18, 0.02))
+
+
+def above(axes, point: Point, text: str) -> None:
+    axes.text(100 * point.sparsity, 1.02, text, va="bottom", fontsize=8.5, transform=axes.get_xaxis_transform())
+
+
+def shrunk(point: Point, dense_bytes: int) -> str:
+    return f"{point.tuned_bytes / 1000:,.0f} kB,\n{dense_bytes / point.tuned_bytes:.1f}x smaller"
 
 
 def mark(axes, point: Point) -> None:
@@ -245,9 +248,9 @@ def main(
     out: str = "prune_mnist.png",
     *,
     levels: Sequence[float] = LEVELS,
-    dense_steps: int = 1500,
-    ramp_steps: int = 250,
-    tune_steps: int = 150,
+    dense_steps: int = 2000,
+    ramp_steps: int = 400,
+    tune_steps: int = 300,
 ) -> list[Point]:
     digits = load_digits(data)
     print(f"LeNet-300-100 on {digits.source}")
