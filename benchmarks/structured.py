@@ -157,8 +157,8 @@ def main() -> None:
     options = parser.parse_args()
     small = ["lstm", "raw matmul", "x + flip(x)", "channel shuffle"]
     rows = speedup(3 if options.quick else 15)
-    rows += analysis(1 if options.quick else 7)
-    rows += peers(small if options.quick else list(structured_flax.CASES), 1 if options.quick else 5)
+    rows += analysis(1 if options.quick else 3)
+    rows += peers(small if options.quick else list(structured_flax.CASES), 1 if options.quick else 3)
     report("structured", rows, json_path=options.json, keep=not options.quick)
 
 

@@ -153,3 +153,22 @@ def test_other_half_of_the_choice():
         found[name] = sizes(groups)
     assert found["vision_group_norm"] == (2, 3)
     assert {12, 16} < set(found["attention_fused_gqa"])
+
+
+def test_returned_statistics_shrink_with_the_rest():
+    """Batch norm in training: its new statistics pin the channels, unless they are said to be state."""
+    entry = ZOO["linen_batch_norm_train"]
+    model = entry.model
+    assert not sizes(groups_of(entry))
+    groups = jc.groups(model.fn, model.params, *model.inputs, state="1/**", **model.kwargs)
+    assert sizes(groups) == (8,)
+    keep = some(groups, 0)
+    small = jc.shrink(model.fn, model.params, keep)
+    ours = jax.jit(lambda p, x: small.fn(p, x, **model.kwargs))(small.params, *model.inputs)
+    theirs = jax.jit(lambda p, x: model.fn(p, x, **model.kwargs))(masked(model.params, keep), *model.inputs)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
+    kept = keep["params/Conv_0/kernel", 3]
+    for name in ("mean", "var"):
+        new, dense = (out[1]["batch_stats"]["BatchNorm_0"][name] for out in (ours, theirs))
+        assert new.shape == (4,)
+        np.testing.assert_allclose(new, dense[kept], rtol=1e-5, atol=1e-6)
