@@ -9,6 +9,8 @@ from jax import lax
 from jaxcompress.core.moments import Matrices, matrices_of, observed_paths, statistic_of
 from jaxcompress.core.observe import Observed, observe
 from jaxcompress.core.parts import Roles
+from jaxcompress.core.paths import flatten_with_paths
+from tests.zoo import ZOO
 
 
 def normal(seed, *shape):
@@ -161,3 +163,26 @@ def test_jit_splits_as_eager():
     layout = Matrices((2, 5, 3), Roles((0,), (2,), (1,)))
     array = normal(0, 2, 5, 3)
     np.testing.assert_array_equal(jax.jit(layout.split)(array), layout.split(array))
+
+
+@pytest.mark.parametrize(
+    "name", ["transform_nn_scan", "conv_same", "conv_depthwise", "attention_self", "plain_batched_einsum", "nnx_lstm"]
+)
+def test_models_of_the_zoo(name):
+    """Second moments go with the matrices: those of the outputs are ``W^T S W``, whatever the kernel looks like."""
+    model = ZOO[name].model
+    what = ("second_moment", "output_second_moment")
+    stats = observe(model.fn, model.params, [model.inputs], what=what, **model.kwargs)
+    leaves = dict(zip(*flatten_with_paths(model.params)[:2], strict=True))
+    assert observed_paths(stats, "second_moment")
+    for path in observed_paths(stats, "second_moment"):
+        layout, found = of(path, leaves[path].shape, stats)
+        roles = layout.roles
+        read = ["s" if i in roles.stack else "i" if i in roles.contracting else "o" for i in range(leaves[path].ndim)]
+        assert "".join(read) in model.weights[path].split("/")
+        if len(stats[path]) > 1:
+            continue
+        w = np.float64(layout.split(leaves[path]))
+        (seen,) = stats[path]
+        want = np.float64(seen["output_second_moment"]).reshape(layout.batch, layout.outputs, layout.outputs)
+        np.testing.assert_allclose(w.swapaxes(1, 2) @ found @ w, want, rtol=2e-3, atol=1e-4)
