@@ -144,6 +144,11 @@ def shrink(fn: Callable[..., Any], params: Any, keep: KeepDict) -> Shrunk:
     The small function traces ``fn`` at the dense shapes, once for each shape of the inputs, and follows through every
     primitive which indices each axis keeps. What it cannot follow is an error that names the primitive and the line.
 
+    Two things are taken at the word of ``keep``. Where something whole meets something cut (zeros, dropout masks,
+    positions, a bias that ``keep`` does not name), it is cut alike. Where an axis is summed, maximised or scanned over,
+    only what is kept is: exact where the dropped entries are zeros of a sum, or layers that leave a residual stream as
+    it is.
+
     Args:
         fn: any function that `jaxcompress.lift` accepts, with the parameters first.
         params: its parameters; compressed leaves are cut as they are. May be abstract (`jax.ShapeDtypeStruct`).

@@ -31,7 +31,11 @@ def test_shrunk_is_masked(name):
     assert sizes[0] < sizes[1]
 
 
-@pytest.mark.parametrize("name", MODELS)
+QUICK = ["lenet", "residual", "separable", "lstm", "transformer"]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("optimized_lstm", "gru", "llama")]
+
+
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
 def test_gradient_is_the_masked_one(name):
     """On kept entries; through every custom derivative on the way."""
     fn, params, inputs, kwargs, keep = model(name)
@@ -44,9 +48,6 @@ def test_gradient_is_the_masked_one(name):
         return loss(fn)(masked(p, keep))
 
     theirs = small.tree(jax.jit(jax.grad(masked_loss))(params))
-    outs = jax.tree.leaves(jax.eval_shape(functools.partial(fn, **kwargs), params, *inputs))
-    if len(outs) > 1:  # state outputs of dropped channels are summed in one loss and not in the other
-        return
     ours = jax.jit(jax.grad(loss(small.fn)))(small.params)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * max(1e-3, float(jnp.abs(b).max())))
