@@ -40,7 +40,7 @@ def kept_by(pruned):
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-@pytest.mark.parametrize("sparsity", [0.0, 0.37, 0.9, 0.995, 1.0])
+@pytest.mark.parametrize("sparsity", [0.0, 0.37, 0.995, 1.0])
 def test_the_total_is_exact_and_pruning_keeps_what_the_table_says(rule, sparsity):
     found = rule(PARAMS, sparsity=sparsity)
     assert sum(found.kept.values()) == TOTAL - round(sparsity * TOTAL)
