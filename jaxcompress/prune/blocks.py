@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Branch:
 
     Attributes:
         name: the module path that its kernels share, such as ``params/Block_3``; with the modules below it, as in
-            ``params/Dense_0+Dense_1``, where several branches share it.
+            ``params/Dense_0+Dense_1``, where other branches lie there too.
         groups: indices of the groups inside it.
         score: mean score of their units.
     """
@@ -48,8 +48,8 @@ def branches(groups: Groups, variables: Any, /, *, scores: Any = "l2", sites: Si
     What can be bypassed is found by trying: a group is inside a branch if, without all of its units, every result still
     depends on every input that it depended on. That holds for what lies between the two ends of a residual connection
     (the hidden units of an MLP, the heads of an attention, the inner channels of a bottleneck, also one whose shortcut
-    is a convolution), and not for the residual stream, nor for a chain without a shortcut. Groups that one kernel
-    joins belong to one branch; where they would cut the network together, each is a branch of its own.
+    is a convolution), and not for the residual stream, nor for a chain without a shortcut. Groups that nothing produces
+    or nothing reads without those of a branch belong to it.
 
     Args:
         groups: what `jaxcompress.groups` found. Layers stacked in one leaf (a scan) are one branch.
@@ -159,11 +159,9 @@ class _Network:
         return self._reach.kept(masked(self.params, self.groups.keep({index: _NONE for index in some})))
 
     def branches(self, scores: Any) -> list[Branch]:
-        inner = [group for group in self.groups if _is_inner(group, self.roles) and self.bypassed([group.index])]
-        found: list[tuple[int, ...]] = []
-        for joined in _joined(inner):
-            together = tuple(group.index for group in joined)
-            found += [together] if len(joined) == 1 or self.bypassed(together) else [(index,) for index in together]
+        inner = [group.index for group in self.groups if self._is_inner(group) and self.bypassed([group.index])]
+        closed = dict.fromkeys(self._dying_with(index) for index in inner)
+        found = [some for some in closed if not any(set(some) < set(other) for other in closed) and self.bypassed(some)]
         by_group = group_scores(self.groups, self.params, _on_one_scale(scores), sites=self.roles.sites)
         names = _names([[self.groups[index] for index in some] for some in found], self.roles)
         scored = []
@@ -174,31 +172,42 @@ class _Network:
             scored.append(Branch(name, some, float(np.mean(np.concatenate(held)))))
         return sorted(scored, key=lambda branch: branch.score)
 
+    def _is_inner(self, group: Group) -> bool:
+        """True if kernels produce its units and kernels read them."""
+        return bool(self._kernels(group, "producer") and self._kernels(group, "consumer"))
 
-def _is_inner(group: Group, roles: AxisRoles) -> bool:
-    """True if kernels produce its units and kernels read them."""
-    sides = [roles.sides.get((member.path, member.axis), frozenset()) for member in group.members]
-    return any("producer" in side for side in sides) and any("consumer" in side for side in sides)
+    def _dying_with(self, index: int) -> tuple[int, ...]:
+        """A group, and those that nothing produces or nothing reads any more without it, and so on."""
+        gone, grown = {index}, True
+        while grown:
+            empty = self._empty(gone)
+            more = {
+                group.index
+                for group in self.groups
+                for side in ("producer", "consumer")
+                if (kernels := self._kernels(group, side)) and kernels <= empty
+            }
+            grown = not more <= gone
+            gone |= more
+        return tuple(sorted(gone))
 
+    def _kernels(self, group: Group, side: str) -> frozenset[str]:
+        return frozenset(m.path for m in group.members if side in self.roles.sides.get((m.path, m.axis), ()))
 
-def _joined(inner: Sequence[Group]) -> list[list[Group]]:
-    """Groups that share a kernel, each on an axis of its own."""
-    axes: dict[str, dict[int, set[int]]] = {}
-    for place, group in enumerate(inner):
-        for member in group.members:
-            axes.setdefault(member.path, {}).setdefault(place, set()).add(member.axis)
-    label = list(range(len(inner)))
-    for owners in axes.values():
-        places = sorted(owners)
-        for a, b in ((a, b) for i, a in enumerate(places) for b in places[i + 1 :]):
-            if owners[a].isdisjoint(owners[b]):
-                old, new = label[b], label[a]
-                label = [new if one == old else one for one in label]
-    return [[g for g, own in zip(inner, label, strict=True) if own == one] for one in dict.fromkeys(label)]
+    def _empty(self, gone: Collection[int]) -> frozenset[str]:
+        """Leaves that have no entries without some groups: an axis is theirs from end to end."""
+        owned: dict[tuple[str, int], list[np.ndarray]] = {}
+        for member in (member for index in gone for member in self.groups[index].members):
+            owned.setdefault((member.path, member.axis), []).append(member.positions.ravel())
+        return frozenset(
+            path
+            for (path, axis), positions in owned.items()
+            if len(np.unique(np.concatenate(positions))) == self.groups.shapes[path][axis]
+        )
 
 
 def _names(found: Sequence[Sequence[Group]], roles: AxisRoles) -> list[str]:
-    """The module path that the kernels of a branch share; where another branch has the same, the modules below it."""
+    """The module path that the kernels of a branch share; where other branches lie there too, the modules below it."""
     shared, below = [], []
     for groups in found:
         kernels = [m.path for g in groups for m in g.members if roles.sides.get((m.path, m.axis))]
@@ -210,7 +219,9 @@ def _names(found: Sequence[Sequence[Group]], roles: AxisRoles) -> list[str]:
         below.append("+".join(sorted({part[depth] for part in parts})))
     short = ["/".join(prefix) for prefix in shared]
     return [
-        name if name and short.count(name) == 1 else "/".join((*prefix, modules))
+        name
+        if name and sum(f"{other}/".startswith(f"{name}/") for other in short) == 1
+        else "/".join((*prefix, modules))
         for name, prefix, modules in zip(short, shared, below, strict=True)
     ]
 

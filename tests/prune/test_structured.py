@@ -142,6 +142,34 @@ def test_what_would_cut_the_network_is_refused():
         blocks(groups, params, drop="middle")
 
 
+def test_what_dies_with_a_branch_belongs_to_it():
+    """Both widths of a bottleneck, and the gate inside of it, go together; another branch stays by itself."""
+    shapes = {
+        "down": (4, 6),
+        "mid": (6, 5),
+        "up": (5, 4),
+        "squeeze": (6, 2),
+        "excite": (2, 6),
+        "a": (4, 3),
+        "b": (3, 4),
+    }
+    rng = np.random.default_rng(0)
+    params = {name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()}
+
+    def fn(p, x):
+        h = jax.nn.relu(x @ p["down"])
+        h = h * jax.nn.sigmoid(jax.nn.relu(h @ p["squeeze"]) @ p["excite"])
+        x = x + jax.nn.relu(h @ p["mid"]) @ p["up"]
+        return x + jax.nn.relu(x @ p["a"]) @ p["b"]
+
+    groups = jc.groups(fn, params, jnp.ones((1, 4)))
+    sizes = {frozenset(groups[index].size for index in branch.groups) for branch in branches(groups, params)}
+    assert sizes == {frozenset({6, 5, 2}), frozenset({3})}
+    keep = blocks(groups, params, drop="*mid*")
+    assert verify(fn, params, keep, jnp.ones((3, 4))).ok
+    assert {key[0] for key in keep} == {"down", "mid", "up", "squeeze", "excite"}
+
+
 def test_an_input_of_its_own_counts():
     """The hidden units that alone read the second input are no branch, though the first input passes them by."""
     params = {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 2)), "read": jnp.ones((2, 3)), "write": jnp.ones((3, 2))}
