@@ -25,7 +25,8 @@ class Labelled:
     Attributes:
         labels: for every axis an int array, one label per index.
         masked: for every axis a float array: the number that all entries of the slice at that index equal once the unit
-            of its label is masked (its entries in every parameter set to zero); NaN where that is not known.
+            of its label is masked (its entries in every parameter set to zero); NaN where that is not known, infinity
+            where all that is known is that it may be zero (a select between zero and something else).
         const: the number that all entries equal, if it is known.
         weight: True if the value depends on a parameter.
     """

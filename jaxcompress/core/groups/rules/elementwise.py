@@ -14,7 +14,9 @@ from jaxcompress.core.groups.rules.structural import SINGLE
 from jaxcompress.core.groups.walk import Walk
 
 _UNKNOWN = np.nan
+_PERHAPS_ZERO = np.inf  # of several values that a select may choose, one is zero; arithmetic makes it unknown again
 _DIVIDING = {"div": 1, "rem": 1, "log": 0, "rsqrt": 0}  # operand that must not be zero where it is masked
+_KEEPING_ZERO = ("convert_element_type", "copy", "neg", "abs", "square", "sqrt", "mul", "stop_gradient")
 
 
 def elementwise(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
@@ -24,15 +26,21 @@ def elementwise(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[L
     labels, masked = [], []
     for axis, size in enumerate(shape):
         labels.append(_tied(walk, values, axis, shape))
-        met = [_along(value, axis, shape) for value in values]
+        seen = [_along(value, axis, shape) for value in values]
+        perhaps = np.any([np.isinf(operand) for operand in seen], axis=0)
+        met = [np.where(np.isinf(operand), _UNKNOWN, operand) for operand in seen]
         found = _mapped(eqn, met)
-        unsure = _unsure(eqn, values, met, axis, shape) | (_known(eqn, met) & ~np.isfinite(found))
+        choice = eqn.primitive.name == "select_n" and np.isinf(found)
+        unsure = _unsure(eqn, values, seen, axis, shape) | (_known(eqn, met) & ~np.isfinite(found))
         if weight and unsure.any():
-            walk.graph.pin(labels[-1][unsure], f"{eqn.primitive.name} of masked values that may not be finite")
-        masked.append(np.where(np.isfinite(found), found, _UNKNOWN) if size else found)
+            reason = f"{eqn.primitive.name} of values that masking makes zero, or perhaps zero"
+            walk.graph.pin(labels[-1][unsure], reason)
+        left = np.where(np.isfinite(found), found, _UNKNOWN)
+        stays = choice | (perhaps & np.isnan(left) & (eqn.primitive.name in _KEEPING_ZERO))
+        masked.append(np.where(stays, _PERHAPS_ZERO, left) if size else found)
     consts = [np.asarray(_UNKNOWN if value.const is None else value.const) for value in values]
     const = float(_mapped(eqn, consts))
-    result = Labelled(tuple(labels), tuple(masked), None if np.isnan(const) else const, weight)
+    result = Labelled(tuple(labels), tuple(masked), const if np.isfinite(const) else None, weight)
     return [result] * len(eqn.outvars)
 
 
@@ -77,8 +85,9 @@ def _known(eqn: JaxprEqn, operands: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _selected(which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
-    """The case that is chosen where that is known, else what all cases agree on."""
-    common = np.where(np.all([case == cases[0] for case in cases], axis=0), cases[0], _UNKNOWN)
+    """The case that is chosen where that is known, else what all cases agree on, or that one of them is zero."""
+    mixed = np.where(np.any([case == 0 for case in cases], axis=0), _PERHAPS_ZERO, _UNKNOWN)
+    common = np.where(np.all([case == cases[0] for case in cases], axis=0), cases[0], mixed)
     index = np.nan_to_num(which).astype(int).clip(0, len(cases) - 1)
     return np.where(np.isnan(which), common, np.choose(index, cases))
 
@@ -86,13 +95,13 @@ def _selected(which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
 def _unsure(
     eqn: JaxprEqn, values: Sequence[Labelled], met: Sequence[np.ndarray], axis: int, shape: Sequence[int]
 ) -> np.ndarray:
-    """Where something not known, perhaps zero, is divided by along the axis: infinity times zero is no zero."""
+    """Where something that may be zero is divided by along the axis: infinity times zero is no zero."""
     name = eqn.primitive.name
     negative = (name == "pow" and not (values[1].const or -1) >= 0) or (name == "integer_pow" and eqn.params["y"] < 0)
     position = 0 if negative else _DIVIDING.get(name)
     if position is None or not _carries(values[position], axis, shape):
         return np.zeros(shape[axis], bool)
-    return np.isnan(met[position])
+    return np.isinf(met[position])
 
 
 def bitcast(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
