@@ -64,7 +64,7 @@ LENETS = (LENET300, LENET5)
 RESNET = Subject("resnet20", ResNet20(8), Budget(24))
 VGG = Subject("vgg", VGGSmall(16), Budget(12))
 INNER = "params/Block_*/BatchNorm_0/*"  # the channels between the two convolutions of a block
-_RESNET_2X = Structured(RESNET, Budget(16), where=INNER)
+_RESNET_2X = Structured(RESNET, Budget(16), where=INNER, note=", no teacher")
 _VGG_2X = Structured(VGG, Budget(8))
 CIFAR: Mapping[str, CifarJob] = {
     "resnet20-2x": Structured(RESNET, Budget(20), where=INNER, taught=True),

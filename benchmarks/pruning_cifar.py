@@ -52,6 +52,7 @@ class Structured:
         flops: fraction that remains.
         scores: what ranks channels.
         taught: fine-tunes with the dense network as teacher.
+        note: behind the names of the metrics.
     """
 
     subject: Subject
@@ -60,6 +61,7 @@ class Structured:
     flops: float = 0.5
     scores: str = "l2"
     taught: bool = False
+    note: str = ""
 
     def keep(self, variables: Any) -> Any:
         """The kept indices."""
@@ -89,12 +91,11 @@ class Structured:
         image = jnp.zeros((1, 32, 32, 3))
         ratio = flops(network, before, image) / flops(small, variables, image)
         sizes = parameters(before) / parameters(variables)
-        how = "" if self.taught else ", no teacher"
         return [
-            row(f"{name} drop{how}", accuracy - after, "points", "target", 0.5),
-            row(f"{name} accuracy{how}", after, "%", "dense", accuracy),
-            row(f"{name} FLOPs{how}", ratio, "x fewer", "target", 2.0),
-            row(f"{name} parameters{how}", sizes, "x fewer", "dense", 1.0),
+            row(f"{name} drop{self.note}", accuracy - after, "points", "target", 0.5),
+            row(f"{name} accuracy{self.note}", after, "%", "dense", accuracy),
+            row(f"{name} FLOPs{self.note}", ratio, "x fewer", "target", 2.0),
+            row(f"{name} parameters{self.note}", sizes, "x fewer", "dense", 1.0),
         ]
 
 
