@@ -36,8 +36,6 @@ class Subject:
 class CifarJob(Protocol):
     """Something to train and measure."""
 
-    subject: Subject
-
     def rows(self, data: Split, *, seed: int) -> Rows: ...
 
 
