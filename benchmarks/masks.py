@@ -2,7 +2,9 @@
 
     python -m benchmarks.masks [--quick] [--json PATH]
 
-Ours is the whole call of the public method (masks and zeroed values); the peers only make masks.
+Ours is the whole call of the public method (masks and zeroed values); the peers only make masks. The updates are calls
+of `update` around SGD with momentum at a step that chooses masks anew, each one compiled program: RigL and SET against
+gradual magnitude pruning, and that against `jc.prune.magnitude`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxcompress as jc
 from benchmarks.results import interleaved_ms, report, row
@@ -95,6 +98,25 @@ def ours_2_4(params: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {name: jc.prune.nm_mask(jnp.abs(w), n=2, m=4, axis=-1) for name, w in params.items()}
 
 
+def training_updates(params: dict[str, jax.Array]) -> dict[str, Callable[[], Any]]:
+    """One call of every training method that chooses the masks of the whole tree."""
+    momentum, key = optax.sgd(0.1, momentum=0.9), jax.random.key(0)
+    moving = {"sparsity": SPARSITY, "end_step": 1000, "every": 100, "key": key}
+    methods = {
+        "gradual": jc.train.gradual_pruning(momentum, sparsity=SPARSITY, begin_step=0, end_step=1000, every=100),
+        "rigl": jc.train.rigl(momentum, **moving),
+        "set": jc.train.sparse_evolutionary(momentum, **moving),
+    }
+    gradients = jax.tree.map(lambda w: 0.01 * w[::-1], params)
+
+    def update(tx: optax.GradientTransformation) -> Callable[[], Any]:
+        state = tx.init(params)._replace(step=jnp.int32(100))
+        compiled = jax.jit(tx.update)
+        return lambda: jax.block_until_ready(compiled(gradients, state, params))
+
+    return {name: update(tx) for name, tx in methods.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, under a minute; keeps no results")
@@ -118,6 +140,11 @@ def main() -> None:
         times = interleaved_ms({"ours": ready(ours), peer: lambda run=theirs: run(kernels)}, rounds=rounds)
         rows.append(row(f"{metric} time", times["ours"], "ms", peer, times[peer]))
         rows.append(row(f"{metric} masks equal", equal_fraction(ours(params), theirs(kernels)), "fraction", peer, 1.0))
+    rivals = {"magnitude": ready(contests["per layer"][0])} | training_updates(params)
+    times = interleaved_ms(rivals, rounds=rounds)
+    rows.append(row("gradual update time", times["gradual"], "ms", "magnitude", times["magnitude"]))
+    for name in ("rigl", "set"):
+        rows.append(row(f"{name} update time", times[name], "ms", "gradual magnitude update", times["gradual"]))
     largest = QUICK_LARGEST if options.quick else max(w.size for w in params.values())  # top_k takes seconds a run
     params = {name: w for name, w in params.items() if w.size <= largest}
     times = interleaved_ms(
