@@ -215,3 +215,15 @@ def test_further_derivatives_are_the_author_s():
     along = (masked(PARAMS, KEEP), small.expand(tangent))
     expected = jax.jit(lambda p, t: jax.jvp(lambda p: cut(fn(p, X)), (p,), (t,)))(*along)[1]
     np.testing.assert_allclose(forward, expected, rtol=1e-5)
+
+
+def test_feature_groups_without_inputs_give_zeros():
+    """All inputs of every feature group are gone, its outputs stay: they are zero, not fewer."""
+    params = PARAMS | {"k": data(3, 4, 9, seed=3)}
+
+    def fn(params, x):
+        return convolve(x @ params["w"], params["k"], feature_group_count=3)
+
+    report = verify(fn, params, {("w", 1): [], ("k", 1): []}, X)
+    assert report.ok, report
+    assert [out.shape for out in report.outputs] == [(3, 1, 9)]

@@ -99,6 +99,8 @@ def _features(run: Propagation, eqn: JaxprEqn, lhs: Any, rhs: Any) -> Features:
     shapes = shapes_in(eqn)
     ins, outs = shapes[0][numbers.lhs_spec[1]], shapes[1][numbers.rhs_spec[0]]
     x_mask, x_firm = _in_groups(given, ins, groups)
+    if not x_mask.any():
+        return Features(given, inner, out, groups)  # no input is left: the outputs are zero, and no fewer for that
     out_mask, out_firm = _in_groups(out, outs, groups)
     if given is None and inner is not None:
         x_mask = np.broadcast_to(inner.mask(), x_mask.shape)
