@@ -204,8 +204,8 @@ class Case:
 IMAGE = (2, 32, 32, 3)
 CASES = {
     "resnet20": Case(ResNet20(), ResNet20(8), IMAGE),
-    "resnet50": Case(ResNet50(), ResNet50(8, (1, 1, 2, 1)), (1, 64, 64, 3)),
-    "vit-b/16": Case(ViT(), ViT(24, 3, 2), (1, 64, 64, 3)),
+    "resnet50": Case(ResNet50(), ResNet50(8, (1, 1, 2, 1)), (1, 224, 224, 3)),
+    "vit-b/16": Case(ViT(), ViT(24, 3, 2), (1, 224, 224, 3)),
     "mobilenet": Case(MobileNet(), MobileNet(8), IMAGE),
     "densenet": Case(DenseNet(), DenseNet(4), IMAGE),
     "lstm": Case(LSTM(), LSTM(16), (2, 16, 32)),

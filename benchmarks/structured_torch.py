@@ -86,7 +86,7 @@ class Attention(nn.Module):
 
 
 class ViT(nn.Module):
-    def __init__(self, dim: int = 768, heads: int = 12, layers: int = 12, patch: int = 16, size: int = 64):
+    def __init__(self, dim: int = 768, heads: int = 12, layers: int = 12, patch: int = 16, size: int = 224):
         super().__init__()
         self.patch = nn.Conv2d(3, dim, patch, patch)
         self.token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)

@@ -43,7 +43,8 @@ def project(w, x, width):
 
 def divisor(channels, k):
     """A number of heads or groups."""
-    return [n for n in range(1, channels + 1) if channels % n == 0][k % 3 - 1]
+    numbers = [n for n in range(1, channels + 1) if channels % n == 0]
+    return numbers[(k % 3 - 1) % len(numbers)]
 
 
 UNARY: tuple[Callable[[Any], Any], ...] = (
@@ -98,14 +99,14 @@ def concatenate(w, x, y, k):
 
 
 def gate(w, x, y, k):
-    half = x.shape[-1] // 2
-    left, right = x[..., :half], x[..., half : 2 * half]
+    half = max(1, x.shape[-1] // 2)
+    left, right = x[..., :half], x[..., -half:]
     return left * jax.nn.sigmoid(right) if k % 2 else right + left
 
 
 def cut(w, x, y, k):
     c = x.shape[-1]
-    return (x[..., c // 3 :], x[..., ::2], x[..., 1 : c - 1], x[..., ::-1])[k % 4]
+    return (x[..., c // 3 :], x[..., ::2], x[..., min(1, c - 1) : max(2, c - 1)], x[..., ::-1])[k % 4]
 
 
 def rearrange(w, x, y, k):
