@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -49,15 +50,18 @@ _CONSEQUENCE = ": the shrunk function reduces over what is kept, so that it diff
 def _groups(components: Components, axes: Sequence[tuple[str, int, np.ndarray]]) -> tuple[list[Group], np.ndarray]:
     """The groups, and the group of every component (-1 where there is none)."""
     group_of = np.full(len(components.pinned), -1)
+    if not axes:  # scalars only
+        return [], group_of
     sizes = [len(labels) for _, _, labels in axes]
     member = np.repeat(np.arange(len(axes)), sizes)
     position = np.concatenate([np.arange(size) for size in sizes])
     component = components.of[np.concatenate([labels for _, _, labels in axes])]
     order = np.lexsort((position, member, component))
     order = order[~components.pinned[component[order]]]
-    starts = np.flatnonzero(np.diff(component[order], prepend=-1))
+    starts = np.flatnonzero(np.diff(component[order], prepend=-1)).tolist()
     by_signature: dict[bytes, list[np.ndarray]] = {}
-    for unit in np.split(order, starts[1:]) if len(starts) else []:
+    for start, end in itertools.pairwise([*starts, len(order)]):
+        unit = order[start:end]
         by_signature.setdefault(member[unit].tobytes(), []).append(unit)
     tables = [np.stack(units) for units in by_signature.values()]  # [units, indices]
     tables = [table[np.argsort(position[table[:, 0]])] for table in tables if len(table) > 1]

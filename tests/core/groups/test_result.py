@@ -168,6 +168,11 @@ def test_compressed_and_abstract_parameters_have_the_groups_of_dense_ones():
         assert set(members(group)) == {("a", 1), ("b", 0), ("c", 0)}
 
 
+def test_scalars_have_no_groups():
+    found = jc.groups(lambda p, x: x * p["scale"], {"scale": jnp.float32(2)}, X)
+    assert (len(found), found.parameters(), found.flops()) == (0, 1, 0)
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="reductions must be"):
         jc.groups(mlp, MLP, X, reductions="maybe")
