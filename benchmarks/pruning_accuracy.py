@@ -9,6 +9,7 @@ pruned one is better. Budgets, in epochs of the training images:
 |---|---|---|---|
 | lenet300, lenet5 | 20, 4 | 40, 4 of gradual pruning and retraining | MNIST, 60,000; 3 seeds |
 | slimming | 20 | 20 from new weights with the penalty, 80 of fine-tuning | MNIST, 60,000; 3 seeds |
+| lenet300-98 | - | 15 of sparse training, each of the three | MNIST, 60,000; 3 seeds |
 | resnet20-2x | 24 | 20 of fine-tuning, the dense network as teacher | CIFAR-10, 20,000 |
 | resnet20-2x-plain | 24 | 16 of fine-tuning, no teacher | CIFAR-10, 20,000 |
 | resnet20-scratch | - | 40: the control of resnet20-2x-plain, its small network from new weights | CIFAR-10, 20,000 |
@@ -54,6 +55,7 @@ from benchmarks.batchnorm_training import Budget
 from benchmarks.pruning_cifar import CifarJob, FromScratch, Gradual, SparseTraining, Structured, Subject
 from benchmarks.pruning_lenets import LENET5, LENET300, LeNetJob, lenet_rows
 from benchmarks.pruning_slimming import SLIMMING, SlimmingJob, slimming_rows
+from benchmarks.pruning_sparse_mnist import SPARSE, SparseJob, sparse_rows
 from benchmarks.resnet import ResNet20
 from benchmarks.results import report
 from benchmarks.vgg import VGGSmall
@@ -75,7 +77,7 @@ CIFAR: Mapping[str, CifarJob] = {
     "resnet20-scratch": FromScratch(_RESNET_2X),
     "vgg-scratch": FromScratch(_VGG_2X),
 }
-NAMES = [*(job.name for job in LENETS), "slimming", *CIFAR]
+NAMES = [*(job.name for job in LENETS), "slimming", "lenet300-98", *CIFAR]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -98,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def full_jobs() -> dict[str, Callable[[], list[dict[str, Any]]]]:
     digits, pictures = functools.cache(mnist.full), functools.cache(cifar.subset)
-    return _jobs(digits, pictures, LENETS, SLIMMING, CIFAR, SEEDS)
+    return _jobs(digits, pictures, LENETS, SLIMMING, SPARSE, CIFAR, SEEDS)
 
 
 def quick_jobs() -> dict[str, Callable[[], list[dict[str, Any]]]]:
@@ -114,9 +116,9 @@ def quick_jobs() -> dict[str, Callable[[], list[dict[str, Any]]]]:
         "resnet20-80": Gradual(tiny, once),
         "resnet20-90": SparseTraining(tiny, once, every=5),
     }
-    return _jobs(
-        digits, pictures, [lenet], dataclasses.replace(SLIMMING, baseline=once, sparse=once, tune=once), networks, [0]
-    )
+    slimming = dataclasses.replace(SLIMMING, baseline=once, sparse=once, tune=once)
+    sparse = dataclasses.replace(SPARSE, epochs=2, every=10)
+    return _jobs(digits, pictures, [lenet], slimming, sparse, networks, [0])
 
 
 def _jobs(
@@ -124,12 +126,14 @@ def _jobs(
     pictures: Callable[[], cifar.Split],
     lenets: Sequence[LeNetJob],
     slimming: SlimmingJob,
+    sparse: SparseJob,
     networks: Mapping[str, CifarJob],
     seeds: Sequence[int],
 ) -> dict[str, Callable[[], list[dict[str, Any]]]]:
     return {
         **{job.name: functools.partial(lambda job: lenet_rows(job, *digits(), seeds=seeds), job) for job in lenets},
         "slimming": lambda: slimming_rows(slimming, *digits(), seeds=seeds),
+        "lenet300-98": lambda: sparse_rows(sparse, *digits(), seeds=seeds),
         **{name: functools.partial(lambda job: job.rows(pictures(), seed=0), job) for name, job in networks.items()},
     }
 
