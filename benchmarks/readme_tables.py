@@ -1,6 +1,7 @@
-"""Writes the kept results of the benchmarks into README.md, between its markers: `python -m benchmarks.readme_tables`.
+"""Writes the kept results of the benchmarks as tables: `python -m benchmarks.readme_tables`.
 
-A test fails while the README and the kept results differ.
+All of them stand in benchmarks/results/README.md, those that a reader wants first (`HEADLINES`) between the markers of the
+README. A test fails while the tables and the kept results differ.
 """
 
 from __future__ import annotations
@@ -13,6 +14,31 @@ from typing import Any
 from benchmarks.results import RESULTS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+ALL = RESULTS / "README.md"
+HEAD = ("| metric | measured | unit | compared with | its value | ratio |", "|---|---:|---|---|---:|---:|")
+INTRODUCTION = "Written by `python -m benchmarks.readme_tables`; the ratio is ours over the one compared with."
+HEADLINES = (
+    *(("structured", metric) for metric in ("structured resnet20 speedup", "resnet20 masked time", "cases exact")),
+    ("structured", "groups resnet50 time"),
+    *(("deep_compression", f"{net} {metric}") for net in ("lenet300", "lenet5") for metric in ("ratio", "error")),
+    *(("pruning_accuracy", f"{net} 12x {metric}") for net in ("lenet300", "lenet5") for metric in ("drop", "error")),
+    ("pruning_accuracy", "slimming drop"),
+    ("pruning_accuracy", "slimming parameters saved"),
+    ("pruning_accuracy", "resnet20 2x drop"),
+    ("pruning_accuracy", "resnet20 2x, small from scratch"),
+    ("pruning_accuracy", "vgg 2x drop"),
+    ("pruning_accuracy", "resnet20 80% drop"),
+    *(
+        ("pruning_accuracy", f"{net} {method} accuracy")
+        for net in ("lenet300 98%", "resnet20 90%")
+        for method in ("rigl", "set")
+    ),
+    *(("pruning_llama", f"llama {method} ppl") for method in ("magnitude", "wanda", "sparsegpt", "sparse sensing")),
+    *(("pruning_llama", f"llama {method} 2:4 ppl") for method in ("magnitude", "wanda", "sparsegpt", "sparse sensing")),
+    *(("masks", f"{what} time") for what in ("per layer", "2:4")),
+    *(("masks", f"{what} update time") for what in ("rigl", "set")),
+    *(("lift_overhead", f"llama {metric}") for metric in ("HLO flops", "fresh tracing", "fresh tracing, int8 leaves")),
+)
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -21,13 +47,17 @@ def table(name: str, kept: Mapping[str, Any]) -> Iterator[str]:
     versions = ", ".join(f"{package} {kept['versions'][package]}" for package in ("jax", "flax"))
     yield f"`python -m benchmarks.{name}`, {kept['date'][:10]}, {kept['machine']}, {versions}:"
     yield ""
-    yield "| metric | measured | unit | compared with | its value | ratio |"
-    yield "|---|---:|---|---|---:|---:|"
-    for line in kept["results"]:
-        yield (
-            f"| {line['metric']} | {number(line['value'])} | {line['unit']} "
-            f"| {line['peer']} | {number(line['peer_value'])} | {line['ratio']:.3g} |"
-        )
+    yield from HEAD
+    yield from map(cells, kept["results"])
+
+
+def cells(line: Mapping[str, Any]) -> str:
+    """One row of a table."""
+    ratio = "-" if line["ratio"] is None else f"{line['ratio']:.3g}"
+    return (
+        f"| {line['metric']} | {number(line['value'])} | {line['unit']} "
+        f"| {line['peer']} | {number(line['peer_value'])} | {ratio} |"
+    )
 
 
 def number(value: float) -> str:
@@ -36,9 +66,17 @@ def number(value: float) -> str:
 
 
 def section(files: Iterable[Path]) -> str:
-    """The tables of all kept results, in the order of their names."""
+    """The headlines of the kept results, in the order of `HEADLINES`."""
+    kept = {path.stem: json.loads(path.read_text()) for path in files}
+    lines = {(name, line["metric"]): line for name, found in kept.items() for line in found["results"]}
+    rows = [cells(lines[key]) for key in HEADLINES if key in lines]
+    return "\n".join([*HEAD, *rows] if rows else ["No benchmark has been kept yet."])
+
+
+def everything(files: Iterable[Path]) -> str:
+    """The page of all kept results, in the order of their names."""
     blocks = ["\n".join(table(path.stem, json.loads(path.read_text()))) for path in sorted(files)]
-    return "\n\n".join(blocks or ["No benchmark has been kept yet."])
+    return "\n\n".join(["# Kept results of the benchmarks", INTRODUCTION, *blocks]) + "\n"
 
 
 def rewritten(readme: str, text: str) -> str:
@@ -56,3 +94,4 @@ def rewritten(readme: str, text: str) -> str:
 
 if __name__ == "__main__":
     README.write_text(rewritten(README.read_text(), section(RESULTS.glob("*.json"))))
+    ALL.write_text(everything(RESULTS.glob("*.json")))

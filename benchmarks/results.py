@@ -21,8 +21,8 @@ PACKAGES = (
 
 
 def row(metric: str, value: float, unit: str, peer: str, peer_value: float) -> dict[str, Any]:
-    """One line of a report; ``ratio`` is ours over the peer's."""
-    ratio = value / peer_value if peer_value else float("nan")
+    """One line of a report; ``ratio`` is ours over the peer's, None if that is zero."""
+    ratio = value / peer_value if peer_value else None
     return {"metric": metric, "value": value, "unit": unit, "peer": peer, "peer_value": peer_value, "ratio": ratio}
 
 
@@ -54,9 +54,10 @@ def report(
     part, the others stay, and each part keeps its provenance.
     """
     for line in rows:
+        ratio = "-" if line["ratio"] is None else f"{line['ratio']:.3g}"
         print(
             f"{line['metric']:<34} {line['value']:>12.4g} {line['unit']:<9} "
-            f"{line['peer']:<24} {line['peer_value']:>12.4g}   ratio {line['ratio']:.3g}"
+            f"{line['peer']:<24} {line['peer_value']:>12.4g}   ratio {ratio}"
         )
     if json_path:
         Path(json_path).write_text(json.dumps(list(rows), indent=1) + "\n")

@@ -1,5 +1,6 @@
 """What the two READMEs show is run as it stands, and what they say of other files is read there."""
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -71,3 +72,11 @@ def test_results_are_those_that_were_kept():
     """Fails when a benchmark was kept and the README not written anew: run `python -m benchmarks.readme_tables`."""
     readme = PAGES[0].read_text()
     assert readme_tables.rewritten(readme, readme_tables.section(RESULTS.glob("*.json"))) == readme
+    assert readme_tables.everything(RESULTS.glob("*.json")) == readme_tables.ALL.read_text()
+
+
+def test_headlines_are_kept():
+    """A metric that was renamed would leave the README without a word."""
+    kept = {path.stem: json.loads(path.read_text())["results"] for path in RESULTS.glob("*.json")}
+    there = {(name, line["metric"]) for name, lines in kept.items() for line in lines}
+    assert set(readme_tables.HEADLINES) <= there
