@@ -1,7 +1,7 @@
 """Writes the kept results of the benchmarks as tables: `python -m benchmarks.readme_tables`.
 
-All of them stand in benchmarks/results/README.md, those that a reader wants first (`HEADLINES`) between the markers of the
-README. A test fails while the tables and the kept results differ.
+All of them stand in benchmarks/results/README.md, and those that a reader wants first (`HEADLINES`) between the markers
+of the README. A test fails while the tables and the kept results differ.
 """
 
 from __future__ import annotations
