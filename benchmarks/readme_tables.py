@@ -25,8 +25,11 @@ HEADLINES = (
     ("pruning_accuracy", "slimming drop"),
     ("pruning_accuracy", "slimming parameters saved"),
     ("pruning_accuracy", "resnet20 2x drop"),
+    ("pruning_accuracy", "resnet20 2x accuracy"),
     ("pruning_accuracy", "resnet20 2x, small from scratch"),
     ("pruning_accuracy", "vgg 2x drop"),
+    ("pruning_accuracy", "vgg 2x accuracy"),
+    ("pruning_accuracy", "vgg 2x, small from scratch"),
     ("pruning_accuracy", "resnet20 80% drop"),
     *(
         ("pruning_accuracy", f"{net} {method} accuracy")
