@@ -28,9 +28,14 @@ def _converted(params: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
 
 
 def _logical(function: Callable[..., Any]) -> Function:
-    """Of truth values; of other integers only zeros are followed."""
-    both = lambda *operands: np.all([(x == 0) | (x == 1) for x in operands], axis=0)  # noqa: E731  # closed over once
-    return lambda params, *operands: np.where(both(*operands), function(*(x != 0 for x in operands)), np.nan)
+    """Of truth values; what other integers give is not known."""
+
+    def of_truth_values(params: Mapping[str, Any], *operands: np.ndarray) -> np.ndarray:
+        del params
+        known = np.all([(x == 0) | (x == 1) for x in operands], axis=0)
+        return np.where(known, function(*(x != 0 for x in operands)), np.nan)
+
+    return of_truth_values
 
 
 _PLAIN: Mapping[str, Callable[..., Any]] = {
