@@ -14,6 +14,7 @@ from jaxcompress.core.groups import Groups, groups
 from jaxcompress.core.leaf import CompressedArray, is_compressed, leaf_kind
 from jaxcompress.core.lift import lift
 from jaxcompress.core.observe import observe
+from jaxcompress.core.sequential import sequential
 from jaxcompress.core.shrink import Shrunk, Verification, shrink, verify
 from jaxcompress.core.sites import Site, Sites, sites
 from jaxcompress.core.tree import in_axes, materialize, merge, shardings, split_trainable, stored_bytes
@@ -54,6 +55,7 @@ __all__ = [
     "quantize",
     "report",
     "save",
+    "sequential",
     "shardings",
     "shrink",
     "sites",

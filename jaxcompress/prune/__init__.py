@@ -1,5 +1,6 @@
 """Pruning: scores, masks and the masked leaf, structured selection, and the methods that choose what to drop."""
 
+from jaxcompress.core.sequential import sequential as sequential
 from jaxcompress.prune import allocation as allocation
 from jaxcompress.prune import scores as scores
 from jaxcompress.prune.accuracy_gap import AccuracyGap as AccuracyGap
@@ -35,7 +36,6 @@ from jaxcompress.prune.scores import weight_scores as weight_scores
 from jaxcompress.prune.selection import Selection as Selection
 from jaxcompress.prune.sensitivity import Sensitivity as Sensitivity
 from jaxcompress.prune.sensitivity import sensitivity as sensitivity
-from jaxcompress.prune.sequential import sequential as sequential
 from jaxcompress.prune.slimming import slimming as slimming
 from jaxcompress.prune.sparse_sensing import sparse_sensing as sparse_sensing
 from jaxcompress.prune.sparsegpt import sparsegpt as sparsegpt

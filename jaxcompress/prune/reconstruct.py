@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxcompress.core.leaf import dense, is_compressed
 from jaxcompress.core.moments import Matrices, Statistics, matrices_of, observed_paths
 from jaxcompress.core.paths import Where, flatten_with_paths, replace_at, select
-from jaxcompress.prune.observed import Target, find_targets, over_batch, require_solved
+from jaxcompress.core.targets import Target, find_targets, over_batch, require_solved
 from jaxcompress.solvers.sparse_fit import damped
 
 Keep = Mapping[tuple[str, int], ArrayLike]

@@ -12,9 +12,10 @@ from jax.typing import ArrayLike
 
 from jaxcompress.core.moments import Matrices, Statistics
 from jaxcompress.core.paths import Where, replace_at
+from jaxcompress.core.targets import find_targets, over_batch, require_solved, support_or_all
 from jaxcompress.prune.masked import Masked
 from jaxcompress.prune.nm import nm_mask
-from jaxcompress.prune.observed import Pattern, find_targets, over_batch, require_solved, support_or_all
+from jaxcompress.prune.observed import Pattern
 from jaxcompress.solvers.sparse_fit import (
     SparseFit,
     fit_support,

@@ -15,8 +15,9 @@ from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray
 from jaxcompress.core.moments import Matrices, Statistics
 from jaxcompress.core.paths import Where, flatten_with_paths, replace_at
 from jaxcompress.core.sites import Site, Sites
+from jaxcompress.core.targets import Target, find_targets, over_batch, require_solved, support_or_all
 from jaxcompress.prune.masked import Masked
-from jaxcompress.prune.observed import Pattern, Target, find_targets, over_batch, require_solved, support_or_all
+from jaxcompress.prune.observed import Pattern
 from jaxcompress.solvers.grid import dequantize, quantize, spread
 from jaxcompress.solvers.obs import kept_per_block, n_of_group, obs_sweep, top_of_blocks
 

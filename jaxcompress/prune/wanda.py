@@ -13,10 +13,11 @@ from jax.typing import ArrayLike
 
 from jaxcompress.core.moments import Matrices, Statistics
 from jaxcompress.core.paths import Where, replace_at
+from jaxcompress.core.targets import find_targets, support_or_all
 from jaxcompress.prune import scores
 from jaxcompress.prune.masked import Masked
 from jaxcompress.prune.nm import nm_mask
-from jaxcompress.prune.observed import Pattern, find_targets, support_or_all
+from jaxcompress.prune.observed import Pattern
 from jaxcompress.solvers.topk import kept_count, topk_mask
 
 _LARGE = 1 << 20  # entries from which outputs are ranked one after the other

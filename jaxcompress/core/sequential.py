@@ -1,4 +1,4 @@
-"""Layer after layer: every weight is pruned by the data that the already pruned layers before it let through."""
+"""Layer after layer: every weight is fitted to the data that the compressed layers before it let through."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def sequential(
     inputs: Callable[[Any], tuple[Any, ...]] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Observes and prunes in turns, so that each layer is fitted to what the pruned layers before it produce.
+    """Observes and compresses in turns, so that each layer is fitted to what the compressed layers before it produce.
 
-    One pass over the data per turn; weights of one turn are pruned by the same statistics. Every pass observes all
-    chosen weights, with dense copies of what is pruned already: that is one compiled program for all turns. The layers
+    One pass over the data per turn; weights of one turn are fitted to the same statistics. Every pass observes all
+    chosen weights, with dense copies of what is compressed already: that is one compiled program for all turns. The layers
     of a stack, scanned or indexed, are one leaf and so one turn: to fit one after the other, hold each as a leaf of its
     own.
 
