@@ -165,7 +165,6 @@ class Interpreter:
             if axis not in kept and origin.shape[origin.axes[axis]] > 1
         }
         key = (origin.path, *self._stack, id(eqn))
-        known = self.uses.get(key)
         use = Use(
             origin=origin,
             kind=kind_name(view.leaf),
@@ -176,13 +175,19 @@ class Interpreter:
             reason=reason,
             gone=tuple(sorted(dropped | picked)),
             trips=self.trips,
-            ordinal=known.ordinal if known else sum(other[0] == origin.path for other in self.uses),
+            ordinal=self.ordinal(eqn, view),
             source=(eqn and user_line(eqn.source_info)) or self._line,
             **roles,
         )
         if origin.path is not None:
             self.uses[key] = use
         return use
+
+    def ordinal(self, eqn: JaxprEqn | None, view: View) -> int:
+        """How many uses of the same parameter were met before this one."""
+        path = view.origin.path
+        known = self.uses.get((path, *self._stack, id(eqn)))
+        return known.ordinal if known else sum(other[0] == path for other in self.uses)
 
     def record_dense(self, eqn: JaxprEqn, value: Value, reason: str) -> None:
         """Notes that a value is about to be materialized for an equation."""

@@ -111,6 +111,17 @@ class CompressedArray:
         del x, params
         return None
 
+    def at_site(self, index: int) -> Self:
+        """The leaf as it is at one of the places where it meets data; `matmul` and `conv` are those of the result.
+
+        Most kinds are the same everywhere. One that holds something per site (ranges of activations) selects it here.
+
+        Args:
+            index: how many uses of the leaf were met before: its place in ``jc.sites(...).at(path)``.
+        """
+        held = {name: value for name, value in self.components().items() if isinstance(value, CompressedArray)}
+        return self.replace(**{name: value.at_site(index) for name, value in held.items()}) if held else self
+
     def astype(self, dtype: Any) -> Self | None:
         """The same leaf with a dense array of ``dtype``, or ``None`` where the kind cannot say it compressed."""
         del dtype

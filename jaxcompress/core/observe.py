@@ -37,6 +37,7 @@ class Observed:
             is not known (a traced index, a slice of a slice), and where indices of the axes above are in another order
             than in the parameter, or some are missing.
         spatial: those of the contracting axes along which a convolution slides.
+        ordinal: how many uses of the leaf the call met before this one: what `CompressedArray.at_site` is told.
         count: rows of data seen, per stack entry.
         values: the statistics asked for, by name: ``mean`` [stack..., features], ``second_moment`` [stack..., features,
             features] (divided by the count), ``output_second_moment``, ``absmax``, ``min``, ``max``, ``histogram`` as
@@ -52,6 +53,7 @@ class Observed:
     stack: tuple[int, ...] = ()
     picked: Mapping[int, int | None] = dataclasses.field(default_factory=dict)
     spatial: tuple[int, ...] = ()
+    ordinal: int = 0
 
     def __getitem__(self, name: str) -> Any:
         """A statistic by name."""
@@ -257,4 +259,6 @@ def _observed(use: Use, found: dict[str, Any]) -> Observed:
     picked |= {axis: None for axis in (*stack, *axes) if axis in indexed}  # in another order, or in part
     slides = use.contract[1:] if use.primitive == "conv_general_dilated" else ()
     spatial = tuple(sorted(origin.axes[axis] for axis in slides))
-    return Observed(origin.path or "", use.primitive, use.source, axes, count, values, stack, picked, spatial)
+    return Observed(
+        origin.path or "", use.primitive, use.source, axes, count, values, stack, picked, spatial, use.ordinal
+    )

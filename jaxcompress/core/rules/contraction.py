@@ -228,7 +228,8 @@ def _contract_view(run: Interpreter, eqn: JaxprEqn, x: jax.Array, view: View, pl
     x = lax.reshape(x, plan.split) if x.shape != plan.split else x
     x = lax.transpose(x, plan.order) if plan.order != tuple(range(x.ndim)) else x
     x = lax.reshape(x, plan.merged) if x.shape != plan.merged else x
-    out = view.leaf.matmul(x, contract=plan.contract, batch=plan.batch, **_options(eqn))
+    leaf = view.leaf.at_site(run.ordinal(eqn, view))
+    out = leaf.matmul(x, contract=plan.contract, batch=plan.batch, **_options(eqn))
     served = out is not None
     use = run.record(
         eqn,

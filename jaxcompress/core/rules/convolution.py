@@ -23,7 +23,7 @@ def conv_general_dilated(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value
     numbers = eqn.params["dimension_numbers"]
     out_axis, in_axis, *spatial = (axes[axis] for axis in numbers.rhs_spec)
     params = dict(eqn.params, dimension_numbers=numbers._replace(rhs_spec=(out_axis, in_axis, *spatial)))
-    out = kernel.leaf.conv(x, **params)
+    out = kernel.leaf.at_site(run.ordinal(eqn, kernel)).conv(x, **params)
     served = out is not None
     if out is None:
         out = lax.conv_general_dilated_p.bind(x, kernel.leaf.materialize(), **params)
