@@ -30,7 +30,7 @@ def sequential(
     """Observes and compresses in turns, so that each layer is fitted to what the compressed layers before it produce.
 
     One pass over the data per turn; weights of one turn are fitted to the same statistics. Every pass observes all
-    chosen weights, with dense copies of what is compressed already: that is one compiled program for all turns. The layers
+    chosen weights, with dense copies of what is compressed already: one compiled program for all turns. The layers
     of a stack, scanned or indexed, are one leaf and so one turn: to fit one after the other, hold each as a leaf of its
     own.
 
