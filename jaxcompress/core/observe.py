@@ -39,9 +39,10 @@ class Observed:
         spatial: those of the contracting axes along which a convolution slides.
         ordinal: how many uses of the leaf the call met before this one: what `CompressedArray.at_site` is told.
         count: rows of data seen, per stack entry.
-        values: the statistics asked for, by name: ``mean`` [stack..., features], ``second_moment`` [stack..., features,
-            features] (divided by the count), ``output_second_moment``, ``absmax``, ``min``, ``max``, ``histogram`` as
-            (counts [stack..., bins], edges [stack..., bins + 1]); ``row_counts`` of a lookup [rows].
+        values: the statistics asked for, by name: ``mean`` and ``mean_abs`` (of absolute values) [stack..., features],
+            ``second_moment`` [stack..., features, features] (divided by the count), ``output_second_moment``,
+            ``absmax``, ``min``, ``max``, ``histogram`` as (counts [stack..., bins], edges [stack..., bins + 1]);
+            ``row_counts`` of a lookup [rows].
     """
 
     path: str
@@ -106,7 +107,7 @@ def observe(
         fn: a function that ``jit`` accepts, or ``lift`` of one.
         params: its first argument; leaves may be compressed.
         batches: the data. Iterated once, or once per pass with ``leaves_per_pass``.
-        what: names out of ``second_moment``, ``mean``, ``absmax``, ``min``, ``max``, ``histogram``,
+        what: names out of ``second_moment``, ``mean``, ``mean_abs``, ``absmax``, ``min``, ``max``, ``histogram``,
             ``output_second_moment``. Lookups always give ``row_counts``.
         inputs: turns a batch into the positional arguments after ``params``. Default: a tuple is spread, anything
             else is
@@ -245,7 +246,7 @@ def _observed(use: Use, found: dict[str, Any]) -> Observed:
             continue
         if name == "histogram":
             values[name] = (value[0], statistics.bin_edges(value[1]))
-        elif name in ("mean", "second_moment", "output_second_moment"):
+        elif name in ("mean", "mean_abs", "second_moment", "output_second_moment"):
             rows = np.maximum(count, 1).astype(np.float32)
             values[name] = value / jnp.asarray(rows).reshape(rows.shape + (1,) * (value.ndim - rows.ndim))
         else:

@@ -58,6 +58,7 @@ def histogram(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 STATISTICS: dict[str, Statistic] = {
     "mean": Statistic(lambda x, out: jnp.sum(x.astype(jnp.float32), axis=-2), "sum"),
+    "mean_abs": Statistic(lambda x, out: jnp.sum(jnp.abs(x.astype(jnp.float32)), axis=-2), "sum"),
     "second_moment": Statistic(lambda x, out: second_moment(x), "sum"),
     "output_second_moment": Statistic(lambda x, out: second_moment(out), "sum"),
     "absmax": Statistic(lambda x, out: jnp.max(jnp.abs(x), axis=-2).astype(jnp.float32), "max"),

@@ -25,6 +25,7 @@ def check(found, x, out):
     x, out = np.asarray(x, np.float64), np.asarray(out, np.float64)
     close = {"rtol": 1e-5, "atol": 1e-5 * np.abs(x).max() ** 2}  # float32 sums of 60 terms of both signs
     np.testing.assert_allclose(found["mean"], x.sum(-2), **close)
+    np.testing.assert_allclose(found["mean_abs"], np.abs(x).sum(-2), **close)
     np.testing.assert_allclose(found["second_moment"], np.einsum("...nk,...nl->...kl", x, x), **close)
     np.testing.assert_allclose(found["output_second_moment"], np.einsum("...nk,...nl->...kl", out, out), **close)
     np.testing.assert_array_equal(found["absmax"], np.abs(x).max(-2))
