@@ -8,8 +8,8 @@
 | ``mxfp4``, ``mxfp8_e4m3``, ``mxfp8_e5m2`` | 4, 8, 8 | the same, scaled by powers of two in blocks of 32 | that float |
 | ``levels`` | 1 to 8 | a table of levels for each scale, fitted to data | uint8 |
 
-A `Format` is static: it says how to scale, encode and decode arrays, and which leaf holds the codes. `Scaling` says where
-the values lie for one array.
+A `Format` is static: it says how to scale, encode and decode arrays, and which leaf holds the codes. `Scaling` says
+where the values lie for one array.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Scaling(NamedTuple):
     """Where a format lies for one array.
 
     Attributes:
-        scale: float, positive, with as many axes as the array, the size of each dividing its (`jaxcompress.solvers.grid`).
+        scale: float, positive, with as many axes as the array, the size of each dividing its (see
+            `jaxcompress.solvers.grid`).
         zero_point: int8 code that stands for zero, of the scale's shape; None: the format is symmetric.
         table: ascending levels, to be multiplied by the scale: axes like a scale's and then one of levels; None: the
             format has levels of its own.
@@ -78,8 +79,8 @@ class Format:
     def scaling(self, low: jax.Array, high: jax.Array) -> Scaling:
         """The finest scaling that reaches both ends of a range.
 
-        Symmetric formats reach the end that lies farther off; asymmetric grids are widened to hold zero, which they meet
-        exactly. Formats of blocks take the power of two of the OCP specification, which may clip the largest value.
+        Symmetric formats reach the end that lies farther off; asymmetric grids are widened to hold zero, which they
+        meet exactly. Formats of blocks take the power of two of the OCP specification, which may clip the largest value.
         Where a group has no extent the scale is 1. ``levels`` are spread evenly over the range.
 
         Args:
@@ -117,7 +118,7 @@ class Format:
         return minifloats.encode(x, scaling.scale, self.name)
 
     def decode(self, codes: jax.Array, scaling: Scaling) -> jax.Array:
-        """The values of codes, in the dtype of the scale: bit for bit what the leaf's `materialize` gives before a cast.
+        """The values of codes, in the dtype of the scale: bit for bit the leaf's `materialize` before its cast.
 
         Example:
             >>> format_of("int", 4).decode(jnp.array([7, -2], jnp.int8), Scaling(jnp.array([0.5]))).tolist()

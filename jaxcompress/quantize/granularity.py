@@ -63,8 +63,8 @@ def scale_shape(
     if granularity == "tensor":
         if group_size is not None:
             raise ValueError(
-                f"{method}: group_size={group_size} divides output channels, but granularity='tensor' has one scale for "
-                "all of them: use granularity='channel', or group_size=None"
+                f"{method}: group_size={group_size} divides output channels, but granularity='tensor' has one scale "
+                "for all of them: use granularity='channel', or group_size=None"
             )
         return tuple(size if axis in roles.stack else 1 for axis, size in enumerate(shape))
     return _of_channels(tuple(shape), roles.contracting, group_size, f"{method}: group_size={group_size}", name)
@@ -81,7 +81,8 @@ def _of_channels(
         within = min(remaining, size)  # of one group, along this axis
         if within < 1 or size % within or remaining % within:
             raise ValueError(
-                f"{what} does not divide the contracted axes of {name!r} evenly (shape {shape}, contracted {contracting})"
+                f"{what} does not divide the contracted axes of {name!r} evenly (shape {shape}, contracted "
+                f"{contracting})"
             )
         sizes[axis], remaining = size // within, remaining // within
     if remaining != 1:

@@ -47,8 +47,9 @@ def even_levels(low: jax.Array, high: jax.Array, count: int) -> jax.Array:
         >>> even_levels(jnp.array([-1.0]), jnp.array([2.0]), 4).tolist()
         [[-1.0, 0.0, 1.0, 2.0]]
     """
-    parts = jnp.asarray(np.linspace(0, 1, count), low.dtype).reshape(*(1,) * low.ndim, count)
-    return low[..., None] * (1 - parts) + high[..., None] * parts
+    steps = jnp.asarray(np.arange(count - 1), low.dtype).reshape(*(1,) * low.ndim, count - 1)
+    levels = low[..., None] + (high - low)[..., None] * steps / (count - 1)
+    return jnp.concatenate([levels, high[..., None]], -1)
 
 
 def nearest(x: jax.Array, scale: jax.Array, table: jax.Array) -> jax.Array:

@@ -1,8 +1,8 @@
 """Integer grids: scales and zero points over channels or groups, rounding to the grid, and back.
 
-A symmetric grid of ``bits`` bits holds the codes ``-(2 ** (bits - 1) - 1) .. 2 ** (bits - 1) - 1`` times a scale: zero is
-in the middle. An asymmetric one holds ``-(2 ** (bits - 1)) .. 2 ** (bits - 1) - 1`` less a zero point, times a scale:
-zero is on the grid wherever it lies. Grids of one bit have the codes -1 and +1; a symmetric one has no zero.
+A symmetric grid of ``bits`` bits holds the codes ``-(2 ** (bits - 1) - 1) .. 2 ** (bits - 1) - 1`` times a scale:
+zero is in the middle. An asymmetric one holds ``-(2 ** (bits - 1)) .. 2 ** (bits - 1) - 1`` less a zero point, times a
+scale: zero is on the grid wherever it lies. Grids of one bit have the codes -1 and +1; a symmetric one has no zero.
 
 A scale has as many axes as its array; the size of each divides that of the array, and entry ``j`` of an axis serves the
 ``j``-th run of neighbours (all of them if the size is 1).
@@ -49,7 +49,7 @@ def group_range(x: jax.Array, scale_shape: Sequence[int]) -> tuple[jax.Array, ja
     """
     groups = grouped(x.astype(_compute_dtype(x)), scale_shape)
     if not groups.size:
-        return (jnp.zeros(tuple(scale_shape), groups.dtype),) * 2
+        return jnp.zeros(tuple(scale_shape), groups.dtype), jnp.zeros(tuple(scale_shape), groups.dtype)
     inside = tuple(range(1, groups.ndim, 2))
     return jnp.min(groups, axis=inside), jnp.max(groups, axis=inside)
 
@@ -137,7 +137,7 @@ def quantize(x: jax.Array, scale: jax.Array, zero_point: jax.Array | None = None
     Example:
         >>> quantize(jnp.array([0.4, 1.5, -9.0]), jnp.array([1.0]), bits=4).tolist()
         [0, 2, -7]
-        >>> quantize(jnp.array([0.4, 1.5, -9.0]), jnp.array([1.0]), jnp.array([3], jnp.int8), bits=4).tolist()
+        >>> quantize(jnp.array([0.4, 1.5, -19.0]), jnp.array([1.0]), jnp.array([3], jnp.int8), bits=4).tolist()
         [3, 5, -8]
     """
     steps = grouped(x.astype(scale.dtype), scale.shape) / per_group(scale)
