@@ -18,8 +18,10 @@ import numpy as np
 
 from jaxcompress.core.observe import Observed
 from jaxcompress.core.parts import Roles
+from jaxcompress.core.statistics import MERGES
 
 Statistics = Mapping[str, Sequence[Observed]]
+_OUTERMOST = {"max": -math.inf, "min": math.inf}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +124,10 @@ def matrices_of(path: str, shape: Sequence[int], stats: Statistics, *, method: s
 
 
 def statistic_of(path: str, layout: Matrices, stats: Statistics, name: str, *, method: str) -> jax.Array:
-    """A mean over rows (``mean``, ``second_moment``) for every matrix of a weight: ``[batch, features, ...]``.
+    """A statistic of the rows that met each matrix of a weight: ``[batch, features, ...]``.
 
-    Sites that share a matrix (a tied weight, a layer called twice) are averaged by the rows they saw.
+    Sites that share a matrix (a tied weight, a layer called twice) are merged: means (``mean``, ``second_moment``) are
+    averaged by the rows they saw, of extremes (``absmax``, ``min``, ``max``) the outermost counts.
 
     Raises:
         ValueError: if the statistic was not observed, belongs to only a part of the contracted axes, or to a layer of
@@ -132,23 +135,30 @@ def statistic_of(path: str, layout: Matrices, stats: Statistics, name: str, *, m
     """
     sizes = tuple(layout.shape[axis] for axis in layout.roles.stack)
     total, rows = None, np.zeros((*sizes, layout.groups), np.int64)
+    extreme = MERGES.get(name) if MERGES.get(name) in _OUTERMOST else None
     for entry in _contractions(path, stats, method):
         value, count = _in_order(path, entry, layout, name, method)
         at = _position(path, entry, layout, method)
         rows[at] += count
-        weighted = value * jnp.asarray(count, jnp.float32).reshape(count.shape + (1,) * (value.ndim - count.ndim))
+        weight = jnp.asarray(count, jnp.float32).reshape(count.shape + (1,) * (value.ndim - count.ndim))
+        start = _OUTERMOST[extreme] if extreme else 0
         if total is None:
-            total = jnp.zeros((*rows.shape, *value.shape[count.ndim :]), jnp.float32)
-        total = total.at[at].add(weighted)
+            total = jnp.full((*rows.shape, *value.shape[count.ndim :]), start, jnp.float32)
+        if extreme:
+            value = jnp.where(weight > 0, value, jnp.full((), start, value.dtype))
+            total = total.at[at].max(value) if extreme == "max" else total.at[at].min(value)
+        else:
+            total = total.at[at].add(value * weight)
     if total is None or (rows == 0).any():
         missing = np.argwhere(rows == 0)[0][: len(sizes)].tolist()
         raise ValueError(f"{method}: no data met layer {missing} of {path!r} while it was observed")
-    weights = jnp.asarray(rows, jnp.float32).reshape(rows.shape + (1,) * (total.ndim - rows.ndim))
-    mean, order = (total / weights).reshape(layout.batch, *total.shape[rows.ndim :]), layout.feature_order()
+    if not extreme:
+        total = total / jnp.asarray(rows, jnp.float32).reshape(rows.shape + (1,) * (total.ndim - rows.ndim))
+    found, order = total.reshape(layout.batch, *total.shape[rows.ndim :]), layout.feature_order()
     if order is not None:
-        for axis in range(1, mean.ndim):
-            mean = jnp.take(mean, order, axis=axis)
-    return mean
+        for axis in range(1, found.ndim):
+            found = jnp.take(found, order, axis=axis)
+    return found
 
 
 def _contractions(path: str, stats: Statistics, method: str) -> list[Observed]:

@@ -40,7 +40,7 @@ class Target:
     part: Part
 
     def statistic(self, name: str) -> jax.Array:
-        """A mean over the rows of data that met each matrix, ``[batch, features, ...]``."""
+        """A mean, or an extreme, over the rows of data that met each matrix: ``[batch, features, ...]``."""
         return statistic_of(self.path, self.layout, self.stats, name, method=self.method)
 
 

@@ -123,9 +123,13 @@ def test_a_grouped_convolution(kernel_first):
 
 def test_a_tied_weight_is_averaged_by_rows():
     w, x, y = normal(0, 4, 4), normal(1, 6, 4), normal(2, 3, 4)
-    stats = observe(lambda p, x, y: (x @ p["w"], y @ p["w"]), {"w": w}, [(x, y)], what=("mean", "second_moment"))
+    stats = observe(
+        lambda p, x, y: (x @ p["w"], y @ p["w"]), {"w": w}, [(x, y)], what=("mean", "second_moment", "absmax", "min")
+    )
     np.testing.assert_allclose(of("w", (4, 4), stats)[1][0], moment(np.concatenate([x, y])), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(of("w", (4, 4), stats, "mean")[1][0], np.concatenate([x, y]).mean(0), atol=1e-6)
+    np.testing.assert_array_equal(of("w", (4, 4), stats, "absmax")[1][0], np.abs(np.concatenate([x, y])).max(0))
+    np.testing.assert_array_equal(of("w", (4, 4), stats, "min")[1][0], np.concatenate([x, y]).min(0))
     assert observed_paths(stats, "mean") == ("w",)
     assert observed_paths(stats, "histogram") == ()
     transposed = observe(lambda p, x: x @ p["w"] @ p["w"].T, {"w": w}, [x])
