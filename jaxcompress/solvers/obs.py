@@ -14,7 +14,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,11 @@ from jaxcompress.solvers.topk import kept_counts, topk_mask
 
 Choose: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 """``(scores [group, outputs], index of the group) -> bool mask``: which entries of a group of features stay."""
-Rounding: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
-"""``(values [outputs], index of the feature) -> values on a grid``; padding has the index of the last feature."""
+Rounding: TypeAlias = Callable[..., jax.Array]
+"""``(values [outputs], index of the feature) -> values on a grid``; padding has the index of the last feature. Where a
+`Fit` is given, what it returned for the group of the feature is the third argument."""
+Fit: TypeAlias = Callable[[jax.Array, jax.Array], Any]
+"""``(values [group, outputs], index of the group) -> arrays``: what the features of a group share, such as a scale."""
 
 
 class Swept(NamedTuple):
@@ -34,6 +37,7 @@ class Swept(NamedTuple):
 
     values: jax.Array  # [features, outputs]
     mask: jax.Array  # bool; True keeps
+    fitted: Any = None  # what `Fit` returned, stacked: [groups, ...]
 
 
 def obs_sweep(
@@ -44,10 +48,13 @@ def obs_sweep(
     group: int | None = None,
     support: jax.Array | None = None,
     rounding: Rounding | None = None,
+    fit: Fit | None = None,
+    order: jax.Array | None = None,
     block_size: int = 128,
     damping: ArrayLike = 0.01,
+    retries: int = 0,
 ) -> Swept:
-    """Prunes and rounds the features of a weight in their order, each time correcting the features that follow.
+    """Prunes and rounds the features of a weight one after the other, each time correcting the features that follow.
 
     Within a block of features the corrections are applied at once, beyond it in one product at its end. All of it is
     plain ``jax.numpy``, to be called under ``jit`` and ``vmap``.
@@ -61,12 +68,18 @@ def obs_sweep(
         group: features that are decided on together, static; a whole block by default.
         support: bool, of the shape of ``w``: entries that are pruned already (False) stay so, and are the first to go.
         rounding: brings what stays onto a grid.
+        fit: finds what ``rounding`` needs to know of a group of features, from the weights as they are when the sweep
+            enters the group.
+        order: int, ``[features]``: which feature is settled first, second, and so on; by default as they stand. Groups
+            are neighbours in this order; the result is in the order of ``w``.
         block_size: features of a block, static; rounded up to whole groups.
         damping: what is added to the diagonal of ``second_moment``, as a fraction of its mean. Features that never
             had data get this alone: they are the first to go, and those that stay are not changed.
+        retries: how often to try ten times the damping where ``second_moment`` is not positive definite with it.
 
     Returns:
-        Values and mask; NaN throughout where ``second_moment`` is not positive definite even with the damping.
+        Values, mask and what ``fit`` found; NaN throughout where ``second_moment`` is not positive definite even with
+        the damping.
 
     Example:
         >>> w, s = jnp.array([[1.0], [1.0]]), jnp.array([[1.0, 1.0], [1.0, 1.0]])  # two inputs that are the same
@@ -79,43 +92,65 @@ def obs_sweep(
     group = min(block_size, features) if group is None else group
     block = group * -(-min(block_size, features) // group)
     padding = -features % block
-    factor = inverse_factor(second_moment.astype(dtype), damping)
+    support = jnp.ones(w.shape, bool) if support is None else support
+    if order is None:
+        taken = jnp.arange(features, dtype=jnp.int32)
+    else:
+        taken = order.astype(jnp.int32)
+        w, support, second_moment = w[taken], support[taken], second_moment[taken][:, taken]
+    factor = factor_with_retries(second_moment.astype(dtype), damping, retries)
     # Padding has a unit of its own in the factor: it neither gives nor takes corrections.
     unit = jnp.concatenate([jnp.zeros(features, dtype), jnp.ones(padding, dtype)])
     factor = jnp.pad(factor, (0, padding)) + jnp.diag(unit)
     # The root of what dropping a unit weight costs; features without data cost nothing.
     cost = jnp.pad(jnp.where(jnp.diag(second_moment) > 0, 1, 0).astype(dtype), (0, padding)) / jnp.diag(factor)
-    allowed = jnp.ones(w.shape, bool) if support is None else support
-    allowed = jnp.pad(allowed, ((0, padding), (0, 0)))
+    allowed = jnp.pad(support, ((0, padding), (0, 0)))
     start = jnp.pad(w.astype(dtype), ((0, padding), (0, 0)))
-    order = jnp.arange(features + padding, dtype=jnp.int32)
+    places = jnp.arange(features + padding, dtype=jnp.int32)
 
-    def round_one(values: jax.Array, index: jax.Array) -> jax.Array:
-        return values if rounding is None else rounding(values, jnp.minimum(index, features - 1)).astype(dtype)
+    def round_one(values: jax.Array, place: jax.Array, *fitted: Any) -> jax.Array:
+        if rounding is None:
+            return values
+        feature = lax.dynamic_index_in_dim(taken, jnp.minimum(place, features - 1), keepdims=False)
+        return rounding(values, feature, *fitted).astype(dtype)
 
-    def settle_block(b: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        weights, masks = state
+    def settle_block(b: jax.Array, state: tuple[jax.Array, ...]) -> tuple[Any, ...]:
+        weights, masks, fitted = state
         first = b * block
         own = lax.dynamic_slice(factor, (first, first), (block, block))
-        rows, mask, errors = _settle(
+        rows, mask, errors, found = _settle(
             lax.dynamic_slice_in_dim(weights, first, block),
             own,
             lax.dynamic_slice_in_dim(cost, first, block),
             lax.dynamic_slice_in_dim(allowed, first, block),
-            choose or (lambda scores, index: jnp.ones(scores.shape, bool)),
+            choose,
             round_one,
+            fit,
             group=group,
             first=first,
         )
-        after = jnp.where(order >= first + block, lax.dynamic_slice_in_dim(factor, first, block), jnp.zeros((), dtype))
+        after = jnp.where(places >= first + block, lax.dynamic_slice_in_dim(factor, first, block), jnp.zeros((), dtype))
         weights = weights - jnp.matmul(after.T, errors, precision=lax.Precision.HIGHEST)
         return (
             lax.dynamic_update_slice_in_dim(weights, rows, first, 0),
             lax.dynamic_update_slice_in_dim(masks, mask, first, 0),
+            jax.tree.map(lambda to, part: lax.dynamic_update_slice_in_dim(to, part, first // group, 0), fitted, found),
         )
 
-    values, mask = lax.fori_loop(0, (features + padding) // block, settle_block, (start, allowed))
-    return Swept(values[:features].astype(w.dtype), mask[:features])
+    blocks = (features + padding) // block
+    empty = _room_for(fit, group, start, blocks * block // group)
+    values, mask, fitted = lax.fori_loop(0, blocks, settle_block, (start, allowed, empty))
+    fitted = None if fit is None else jax.tree.map(lambda stacked: stacked[: -(-features // group)], fitted)
+    back = slice(features) if order is None else jnp.argsort(taken)
+    return Swept(values[back].astype(w.dtype), mask[back], fitted)
+
+
+def _room_for(fit: Fit | None, group: int, rows: jax.Array, groups: int) -> Any:
+    """Zeros of the shape of what ``fit`` returns, for every group."""
+    if fit is None:
+        return None
+    found = jax.eval_shape(fit, jax.ShapeDtypeStruct((group, *rows.shape[1:]), rows.dtype), jnp.int32(0))
+    return jax.tree.map(lambda part: jnp.zeros((groups, *part.shape), part.dtype), found)
 
 
 def _settle(
@@ -123,37 +158,74 @@ def _settle(
     factor: jax.Array,
     cost: jax.Array,
     allowed: jax.Array,
-    choose: Choose,
+    choose: Choose | None,
     rounding: Rounding,
+    fit: Fit | None,
     *,
     group: int,
     first: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One block: its values, its mask, and the errors that the features after it are to take over."""
+) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
+    """One block: its values, its mask, the errors that the features after it are to take over, and what was fitted."""
     block = rows.shape[0]
     order = jnp.arange(block, dtype=jnp.int32)
 
-    def settle_group(g: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def settle_group(g: jax.Array, state: tuple[Any, ...]) -> tuple[Any, ...]:
+        rows, errors, mask, fitted = state
         at = g * group
-        scores = jnp.abs(state[0]) * cost[:, None]
-        scores = jnp.where(allowed, scores, jnp.full_like(scores, -1))
-        stays = choose(lax.dynamic_slice_in_dim(scores, at, group), first // group + g)
-        mask = lax.dynamic_update_slice_in_dim(state[2], stays, at, 0) & allowed
-        return lax.fori_loop(at, at + group, settle_one, (state[0], state[1], mask))
+        if choose is not None:
+            scores = jnp.abs(rows) * cost[:, None]
+            scores = jnp.where(allowed, scores, jnp.full_like(scores, -1))
+            stays = choose(lax.dynamic_slice_in_dim(scores, at, group), first // group + g)
+            mask = lax.dynamic_update_slice_in_dim(mask, stays, at, 0) & allowed
+        found: tuple[Any, ...] = ()
+        if fit is not None:
+            found = (fit(lax.dynamic_slice_in_dim(rows, at, group), first // group + g),)
+            fitted = jax.tree.map(lambda to, part: lax.dynamic_update_index_in_dim(to, part, g, 0), fitted, found[0])
 
-    def settle_one(i: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        rows, errors, mask = state
-        before = lax.dynamic_index_in_dim(rows, i, keepdims=False)
-        stays = lax.dynamic_index_in_dim(mask, i, keepdims=False)
-        after = jnp.where(stays, rounding(before, first + i), jnp.zeros_like(before))
-        along = lax.dynamic_index_in_dim(factor, i, keepdims=False)
-        error = (before - after) / along[i]
-        along = jnp.where(order > i, along, jnp.zeros_like(along))
-        rows = lax.dynamic_update_index_in_dim(rows - along[:, None] * error[None], after, i, 0)
-        return rows, lax.dynamic_update_index_in_dim(errors, error, i, 0), mask
+        def settle_one(i: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            rows, errors = state
+            before = lax.dynamic_index_in_dim(rows, i, keepdims=False)
+            stays = lax.dynamic_index_in_dim(mask, i, keepdims=False)
+            after = jnp.where(stays, rounding(before, first + i, *found), jnp.zeros_like(before))
+            along = lax.dynamic_index_in_dim(factor, i, keepdims=False)
+            error = (before - after) / along[i]
+            along = jnp.where(order > i, along, jnp.zeros_like(along))
+            rows = lax.dynamic_update_index_in_dim(rows - along[:, None] * error[None], after, i, 0)
+            return rows, lax.dynamic_update_index_in_dim(errors, error, i, 0)
 
-    rows, errors, mask = lax.fori_loop(0, block // group, settle_group, (rows, jnp.zeros_like(rows), allowed))
-    return rows, mask, errors
+        return *lax.fori_loop(at, at + group, settle_one, (rows, errors)), mask, fitted
+
+    state = (rows, jnp.zeros_like(rows), allowed, _room_for(fit, group, rows, block // group))
+    rows, errors, mask, fitted = lax.fori_loop(0, block // group, settle_group, state)
+    return rows, mask, errors, fitted
+
+
+def factor_with_retries(second_moment: jax.Array, damping: ArrayLike, retries: int) -> jax.Array:
+    """`inverse_factor` with the damping, or with the first of ten, a hundred, ... times that for which it is finite.
+
+    Args:
+        second_moment: symmetric, ``[features, features]``.
+        damping: as for `inverse_factor`; where it is zero the retries begin at 1e-5.
+        retries: how many more to try, static.
+
+    Returns:
+        The factor; NaN where none of them helps.
+    """
+    factor = inverse_factor(second_moment, damping)
+    if retries == 0:
+        return factor
+
+    def failed(state: tuple[jax.Array, ...]) -> jax.Array:
+        tried, _, factor = state
+        return (tried < retries) & ~jnp.isfinite(factor).all()
+
+    def retry(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        tried, damping, _ = state
+        damping = jnp.maximum(10 * damping, jnp.asarray(1e-5, damping.dtype))
+        return tried + 1, damping, inverse_factor(second_moment, damping)
+
+    start = (jnp.int32(0), jnp.asarray(damping, second_moment.dtype), factor)
+    return lax.while_loop(failed, retry, start)[2]
 
 
 def inverse_factor(second_moment: jax.Array, damping: ArrayLike) -> jax.Array:
