@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-HALF_BINS = 1024  # histogram bins on either side of zero; a power of two
+HALF_BINS = 2048  # histogram bins on either side of zero; a power of two
 LEAST_EXPONENT = -120  # bins no narrower than 2**LEAST_EXPONENT, so that an all-zero batch has a width
 
 
@@ -24,7 +24,7 @@ class Statistic:
 
     Attributes:
         compute: ``(x, out) -> arrays`` with ``x`` and ``out`` as ``[stack..., rows, features]``.
-        merge: ``"sum"``, ``"max"``, ``"min"`` or ``"histogram"``.
+        merge: ``"sum"``, ``"max"``, ``"min"``, ``"histogram"`` or ``"batches"``.
     """
 
     compute: Callable[[jax.Array, jax.Array], Any]
@@ -56,6 +56,15 @@ def histogram(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return count(index), exponent
 
 
+def extent(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The least and the greatest entry, each ``[stack...]``: of one batch, over all its rows, loop steps and devices.
+
+    On the host they get a leading axis of batches, along which later batches are appended in their order.
+    """
+    x = x.astype(jnp.float32)
+    return jnp.min(x, axis=(-2, -1), initial=jnp.inf), jnp.max(x, axis=(-2, -1), initial=-jnp.inf)
+
+
 STATISTICS: dict[str, Statistic] = {
     "mean": Statistic(lambda x, out: jnp.sum(x.astype(jnp.float32), axis=-2), "sum"),
     "mean_abs": Statistic(lambda x, out: jnp.sum(jnp.abs(x.astype(jnp.float32)), axis=-2), "sum"),
@@ -65,6 +74,7 @@ STATISTICS: dict[str, Statistic] = {
     "min": Statistic(lambda x, out: jnp.min(x, axis=-2).astype(jnp.float32), "min"),
     "max": Statistic(lambda x, out: jnp.max(x, axis=-2).astype(jnp.float32), "max"),
     "histogram": Statistic(lambda x, out: histogram(x), "histogram"),
+    "batch_ranges": Statistic(lambda x, out: extent(x), "batches"),
 }
 MERGES = {name: statistic.merge for name, statistic in STATISTICS.items()} | {
     "count": "sum",
@@ -100,12 +110,14 @@ def across(statistics: dict[str, Any], axes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def to_host(statistics: dict[str, Any]) -> dict[str, Any]:
-    """Counts as 64-bit NumPy integers, so that they stay exact over any number of batches; the rest as it is."""
+    """Counts as 64-bit NumPy integers, so that they stay exact over any number of batches; batches along an axis."""
     exact = ("count", "nonfinite", "row_counts")
     out = {name: np.asarray(value, np.int64) if name in exact else value for name, value in statistics.items()}
     if "histogram" in out:
         counts, exponent = out["histogram"]
         out["histogram"] = np.asarray(counts, np.int64), np.asarray(exponent)
+    if "batch_ranges" in out and not isinstance(out["batch_ranges"][0], np.ndarray):
+        out["batch_ranges"] = tuple(np.asarray(end)[None] for end in out["batch_ranges"])
     return out
 
 
@@ -116,6 +128,10 @@ def _merge(how: str, a: Any, b: Any) -> Any:
         exponent = np.maximum(exp_a, exp_b) if numpy else jnp.maximum(exp_a, exp_b)
         coarse = _coarsen_host if numpy else _coarsen
         return coarse(counts_a, exponent - exp_a) + coarse(counts_b, exponent - exp_b), exponent
+    if how == "batches":
+        if isinstance(a[0], np.ndarray):
+            return tuple(np.concatenate(pair) for pair in zip(a, b, strict=True))
+        return jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1])
     return {"sum": lambda: a + b, "max": lambda: jnp.maximum(a, b), "min": lambda: jnp.minimum(a, b)}[how]()
 
 
@@ -123,6 +139,8 @@ def _neutral(how: str, like: Any) -> Any:
     if how == "histogram":
         counts, exponent = like
         return jnp.zeros(counts.shape, counts.dtype), jnp.full(exponent.shape, LEAST_EXPONENT, exponent.dtype)
+    if how == "batches":
+        return _neutral("min", like[0]), _neutral("max", like[1])
     start = {"sum": 0, "max": -jnp.inf, "min": jnp.inf}[how]
     return jnp.full(like.shape, start, like.dtype)
 
@@ -132,6 +150,8 @@ def _across(how: str, value: Any, axes: tuple[str, ...]) -> Any:
         counts, exponent = value
         widest = lax.pmax(exponent, axes)
         return lax.psum(_coarsen(counts, widest - exponent), axes), widest
+    if how == "batches":
+        return lax.pmin(value[0], axes), lax.pmax(value[1], axes)
     return {"sum": lax.psum, "max": lax.pmax, "min": lax.pmin}[how](value, axes)
 
 

@@ -31,6 +31,9 @@ def check(found, x, out):
     np.testing.assert_array_equal(found["absmax"], np.abs(x).max(-2))
     np.testing.assert_array_equal(found["min"], x.min(-2))
     np.testing.assert_array_equal(found["max"], x.max(-2))
+    least, greatest = (np.asarray(end).reshape(-1, *x.shape[:-2]) for end in found["batch_ranges"])
+    np.testing.assert_array_equal(least.min(0), x.min((-2, -1)))
+    np.testing.assert_array_equal(greatest.max(0), x.max((-2, -1)))
     np.testing.assert_array_equal(found["count"], np.full(x.shape[:-2], x.shape[-2]))
     check_histogram(found["histogram"], x)
 
@@ -72,6 +75,17 @@ def test_counts_are_exact_above_what_float32_holds():
     host = statistics.to_host(collect((), rows(0, 2, 1), rows(0, 2, 1)))
     big = dict(host, count=np.asarray(2**40, np.int64))
     assert statistics.combine(big, host)["count"] == 2**40 + 2
+
+
+def test_ranges_of_batches_are_appended_on_the_host_in_their_order():
+    pieces = [rows(seed, 3, 4, 5, scale=float(seed)) for seed in (1, 3, 2)]
+    total = None
+    for x in pieces:
+        found = statistics.to_host(collect(("batch_ranges",), x, x))
+        total = statistics.to_host(found if total is None else statistics.combine(total, found))
+    least, greatest = total["batch_ranges"]
+    np.testing.assert_array_equal(least, np.stack([np.min(x, (1, 2)) for x in pieces]))
+    np.testing.assert_array_equal(greatest, np.stack([np.max(x, (1, 2)) for x in pieces]))
 
 
 def test_over_devices():
