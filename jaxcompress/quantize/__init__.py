@@ -1,6 +1,14 @@
 """Quantization: integers and scales in place of floats."""
 
+from jaxcompress.quantize.affine import AffineQuantized as AffineQuantized
 from jaxcompress.quantize.affine import Quantized as Quantized
+from jaxcompress.quantize.formats import Format as Format
+from jaxcompress.quantize.formats import Scaling as Scaling
+from jaxcompress.quantize.formats import format_of as format_of
+from jaxcompress.quantize.packed import PackedInts as PackedInts
 from jaxcompress.quantize.rescaled import Rescaled as Rescaled
 from jaxcompress.quantize.rtn import RTN as RTN
 from jaxcompress.quantize.rtn import rtn as rtn
+from jaxcompress.quantize.spec import Spec as Spec
+from jaxcompress.quantize.tabled import FixedTable as FixedTable
+from jaxcompress.quantize.tabled import Tabled as Tabled

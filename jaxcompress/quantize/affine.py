@@ -1,49 +1,53 @@
-"""The leaf kind of symmetric integer quantization: small integers, and scales per channel or group."""
+"""The leaf kinds of affine quantization: codes, and scales (and zero points) per channel or group."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from jaxcompress.core.leaf import CompressedArray, leaf_kind
+from jaxcompress.core.leaf import ArrayOrLeaf, bit_width, dense, leaf_kind
+from jaxcompress.quantize.packed import PackedInts, narrowed
+from jaxcompress.quantize.products import Scaled
 from jaxcompress.solvers.grid import dequantize, spread
+
+INTEGERS = tuple(jnp.dtype(d) for d in (jnp.int8, jnp.int4, jnp.int2))
+FLOATS = tuple(jnp.dtype(d) for d in (jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.float4_e2m1fn))
 
 
 @leaf_kind("quantized", priority=1)
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Quantized(CompressedArray):
-    """An array of integers times scales: ``materialize() == qvalue * scale``, the scale repeated along its groups.
+class Quantized(Scaled):
+    """An array of narrow numbers times scales: ``materialize() == qvalue * scale``, the scale repeated along groups.
 
-    The scale has as many axes as the integers. Along each axis it holds one entry per index, one for all, or one per
+    The scale has as many axes as the codes. Along each axis it holds one entry per index, one for all, or one per
     group of neighbours; stack axes it always holds in full, so that layers can be taken apart.
 
     Attributes:
-        qvalue: int8 or int4, of the dense shape.
-        scale: float; the size of each axis divides that of ``qvalue``.
+        qvalue: int8, int4, float8_e4m3fn, float8_e5m2 or float4_e2m1fn of the dense shape, or `PackedInts`.
+        scale: float; the size of each axis divides that of ``qvalue``. float8_e8m0fnu holds powers of two.
         dtype: dtype of the dense array.
     """
 
-    qvalue: jax.Array
+    qvalue: ArrayOrLeaf
     scale: jax.Array
     dtype: np.dtype = dataclasses.field(metadata={"static": True})
 
     @classmethod
-    def create(cls, qvalue: jax.Array, scale: jax.Array, dtype: Any = None) -> Self:
+    def create(cls, qvalue: ArrayOrLeaf, scale: jax.Array, dtype: Any = None) -> Self:
         """Checks the two fields.
 
         Args:
-            qvalue: int8 or int4 array of any shape.
+            qvalue: int8, int4 or small floats of any shape, or `PackedInts`.
             scale: float array of as many axes, the size of each dividing that of ``qvalue``.
             dtype: dtype of the dense array; by default the scale's.
 
         Raises:
-            TypeError: if ``qvalue`` is not int8 or int4, or ``scale`` or ``dtype`` is not float.
+            TypeError: if ``qvalue`` is of another dtype, or ``scale`` or ``dtype`` is not float.
             ValueError: if the shapes do not fit.
 
         Example:
@@ -52,77 +56,121 @@ class Quantized(CompressedArray):
             ([[0.5, -4.0], [1.5, 8.0]], 96)
         """
         dtype = jnp.dtype(scale.dtype if dtype is None else dtype)
-        if qvalue.dtype not in (jnp.int8, jnp.int4):
-            raise TypeError(f"qvalue must be int8 or int4, got {qvalue.dtype}")
-        for name, given in (("scale", scale.dtype), ("dtype", dtype)):
-            if not jnp.issubdtype(given, jnp.floating):
-                raise TypeError(f"{name} must be float, got {given}")
-        fits = qvalue.ndim == scale.ndim and all(
-            part == whole or (part and whole % part == 0) for part, whole in zip(scale.shape, qvalue.shape, strict=True)
-        )
-        if not fits:
-            raise ValueError(
-                f"scale must have the axes of qvalue, each size dividing its; got {scale.shape} for {qvalue.shape}"
-            )
-        return cls(jnp.asarray(qvalue), jnp.asarray(scale), dtype)
+        if qvalue.dtype not in INTEGERS + FLOATS:
+            raise TypeError(f"qvalue must be int8 or int4 (or packed integers, or small floats), got {qvalue.dtype}")
+        require_float(scale=scale.dtype, dtype=dtype)
+        require_groups("scale", scale.shape, qvalue.shape)
+        return cls(qvalue, jnp.asarray(scale), dtype)
+
+    @property
+    def bits(self) -> int:
+        """Width of a code."""
+        return code_bits(self.qvalue)
+
+    def with_codes(self, codes: jax.Array) -> Self:
+        """The same scales (and zero points) under other codes, held as narrow as these."""
+        return self.replace(qvalue=like(codes, self.qvalue))
 
     def alignment(self) -> Mapping[str, tuple[int | None, ...]]:
         """Both fields run along the dense axes."""
-        axes = tuple(range(len(self.qvalue.shape)))
+        axes = tuple(range(len(self.scale.shape)))
         return {"qvalue": axes, "scale": axes}
 
     def materialize(self) -> jax.Array:
-        """The integers times their scales, in the dtype of the scales."""
-        return dequantize(self.qvalue, self.scale).astype(self.dtype)
+        """The codes times their scales, in the dtype of the scales, cast."""
+        return dequantize(dense(self.qvalue), self.scale).astype(self.dtype)
 
-    def astype(self, dtype: Any) -> Self:
-        """The same integers and scales with a dense array of another dtype."""
-        return self.replace(dtype=jnp.dtype(dtype))
+    def unscaled(self, dtype: Any) -> jax.Array:
+        """The codes."""
+        return dense(self.qvalue).astype(dtype)
 
-    def matmul(
-        self,
-        x: jax.Array,
-        *,
-        contract: tuple[tuple[int, ...], tuple[int, ...]],
-        batch: tuple[tuple[int, ...], tuple[int, ...]],
-        precision: Any = None,
-        preferred_element_type: Any = None,
-    ) -> jax.Array | None:
-        """Multiplies by the integers and applies the scale to the result, where it is constant along the sum."""
-        if any(self.scale.shape[axis] != 1 for axis in contract[1]) or x.dtype != self.dtype:
-            return None
-        out_dtype = jnp.dtype(preferred_element_type or x.dtype)
-        out = lax.dot_general(
-            x,
-            self.qvalue.astype(x.dtype),
-            (contract, batch),
-            precision=precision,
-            preferred_element_type=self._wider(out_dtype),
+
+@leaf_kind("affine", priority=1)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class AffineQuantized(Quantized):
+    """An array of integers, less zero points, times scales: ``materialize() == (qvalue - zero_point) * scale``.
+
+    Zero is met exactly, by the code ``zero_point``. Of one bit, codes are -1 and +1 and one of them is the zero point.
+
+    Attributes:
+        qvalue: int8 or int4 of the dense shape, or `PackedInts`.
+        scale: float, as of `Quantized`.
+        dtype: dtype of the dense array.
+        zero_point: int8 or int4, of the scale's shape.
+    """
+
+    zero_point: jax.Array
+
+    @classmethod
+    def create(  # type: ignore[override]  # an array more
+        cls, qvalue: ArrayOrLeaf, scale: jax.Array, zero_point: jax.Array, dtype: Any = None
+    ) -> Self:
+        """Checks the three fields.
+
+        Args:
+            qvalue: int8 or int4 array of any shape, or `PackedInts`.
+            scale: float array of as many axes as ``qvalue``, the size of each dividing its.
+            zero_point: int8 or int4 array of the scale's shape.
+            dtype: dtype of the dense array; by default the scale's.
+
+        Raises:
+            TypeError: if ``qvalue`` or ``zero_point`` is no narrow integer, or ``scale`` or ``dtype`` is not float.
+            ValueError: if the shapes do not fit.
+
+        Example:
+            >>> codes = jnp.array([[1, -2], [3, 4]], jnp.int8)
+            >>> leaf = AffineQuantized.create(codes, jnp.array([[0.5, 2.0]]), jnp.array([[1, -2]], jnp.int8))
+            >>> leaf.materialize().tolist()
+            [[0.0, 0.0], [1.0, 12.0]]
+        """
+        dtype = jnp.dtype(scale.dtype if dtype is None else dtype)
+        for name, given in (("qvalue", qvalue.dtype), ("zero_point", zero_point.dtype)):
+            if given not in INTEGERS:
+                raise TypeError(f"{name} must be int8 or int4 (qvalue: or packed integers), got {given}")
+        require_float(scale=scale.dtype, dtype=dtype)
+        require_groups("scale", scale.shape, qvalue.shape)
+        if zero_point.shape != scale.shape:
+            raise ValueError(f"zero_point must have the shape of scale, got {zero_point.shape} for {scale.shape}")
+        return cls(qvalue, jnp.asarray(scale), dtype, jnp.asarray(zero_point))
+
+    def alignment(self) -> Mapping[str, tuple[int | None, ...]]:
+        """All fields run along the dense axes."""
+        axes = tuple(range(len(self.scale.shape)))
+        return {"qvalue": axes, "scale": axes, "zero_point": axes}
+
+    def materialize(self) -> jax.Array:
+        """The codes less their zero points, times their scales, in the dtype of the scales, cast."""
+        return dequantize(dense(self.qvalue), self.scale, self.zero_point).astype(self.dtype)
+
+    def unscaled(self, dtype: Any) -> jax.Array:
+        """The codes less their zero points: integers up to 255, exact in every float of 16 bits."""
+        return dense(self.qvalue).astype(dtype) - spread(self.zero_point, self.shape).astype(dtype)
+
+
+def code_bits(codes: ArrayOrLeaf) -> int:
+    """Bits of one code of an array or of `PackedInts`."""
+    return codes.bits if isinstance(codes, PackedInts) else bit_width(codes.dtype)
+
+
+def like(codes: jax.Array, held: ArrayOrLeaf) -> ArrayOrLeaf:
+    """Codes in the form in which others are held."""
+    wide = codes.astype(held.dtype)
+    return narrowed(wide, held.bits) if isinstance(held, PackedInts) else wide
+
+
+def require_groups(name: str, parts: Sequence[int], shape: Sequence[int]) -> None:
+    """Raises ValueError unless an array of scales or the like fits the codes."""
+    fits = len(parts) == len(shape) and all(
+        part == whole or (part and whole % part == 0) for part, whole in zip(parts, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"{name} must have the axes of the codes, each size dividing its; got {tuple(parts)} for {tuple(shape)}"
         )
-        batches, x_free = len(batch[1]), x.ndim - len(batch[0]) - len(contract[0])
-        free = [axis for axis in range(self.ndim) if axis not in {*contract[1], *batch[1]}]
-        scale = lax.transpose(self._per_channel(), (*batch[1], *free, *contract[1]))
-        scale = scale.reshape(*scale.shape[:batches], *(1,) * x_free, *scale.shape[batches : batches + len(free)])
-        return (out * scale.astype(out.dtype)).astype(out_dtype)
 
-    def conv(self, x: jax.Array, **params: Any) -> jax.Array | None:
-        """Convolves with the integers and applies the scale to the result, where it varies by output feature alone."""
-        numbers = params["dimension_numbers"]
-        feature = numbers.rhs_spec[0]
-        varies = any(size != 1 for axis, size in enumerate(self.scale.shape) if axis != feature)
-        if varies or x.dtype != self.dtype:
-            return None
-        out_dtype = jnp.dtype(params["preferred_element_type"] or x.dtype)
-        params |= {"preferred_element_type": self._wider(out_dtype)}
-        out = lax.conv_general_dilated_p.bind(x, self.qvalue.astype(x.dtype), **params)
-        shape = [1] * out.ndim
-        shape[numbers.out_spec[1]] = -1
-        return (out * self._per_channel().reshape(shape).astype(out.dtype)).astype(out_dtype)
 
-    def _per_channel(self) -> jax.Array:
-        """The scale in full along every axis on which it varies."""
-        return spread(self.scale, tuple(1 if s == 1 else n for s, n in zip(self.scale.shape, self.shape, strict=True)))
-
-    def _wider(self, dtype: np.dtype) -> np.dtype:
-        """The dtype in which a sum meets the scale: the wider one of the result's and the scale's."""
-        return max(dtype, jnp.dtype(self.scale.dtype), key=lambda d: d.itemsize)
+def require_float(**dtypes: Any) -> None:
+    """Raises TypeError unless all dtypes are float; names the one that is not."""
+    for name, given in dtypes.items():
+        if not jnp.issubdtype(given, jnp.floating):
+            raise TypeError(f"{name} must be float, got {given}")

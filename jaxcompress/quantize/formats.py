@@ -22,7 +22,9 @@ import jax.numpy as jnp
 
 from jaxcompress.core.leaf import CompressedArray
 from jaxcompress.quantize import minifloats, tables
-from jaxcompress.quantize.affine import Quantized
+from jaxcompress.quantize.affine import AffineQuantized, Quantized
+from jaxcompress.quantize.packed import narrowed
+from jaxcompress.quantize.tabled import FixedTable, Tabled
 from jaxcompress.solvers import grid
 
 FORMATS = ("int", "nf4", "fp8_e4m3", "fp8_e5m2", "fp4", "mxfp4", "mxfp8_e4m3", "mxfp8_e5m2", "levels")
@@ -80,8 +82,8 @@ class Format:
         """The finest scaling that reaches both ends of a range.
 
         Symmetric formats reach the end that lies farther off; asymmetric grids are widened to hold zero, which they
-        meet exactly. Formats of blocks take the power of two of the OCP specification, which may clip the largest value.
-        Where a group has no extent the scale is 1. ``levels`` are spread evenly over the range.
+        meet exactly. Formats of blocks take the power of two of the OCP specification, which may clip the largest
+        value. Where a group has no extent the scale is 1. ``levels`` are spread evenly over the range.
 
         Args:
             low: smallest entry of every group, of the shape that the scale shall have; float32 or float64.
@@ -141,13 +143,27 @@ class Format:
             dtype: of the dense array.
         """
         dtype = jnp.dtype(dtype)
-        return Quantized(codes.astype(jnp.int4 if self.bits <= 4 else jnp.int8), scaling.scale, dtype)
+        if self.name == "nf4":
+            return FixedTable(narrowed(codes, self.bits), scaling.scale, tables.NF4, dtype)
+        if self.name == "levels":
+            return Tabled(narrowed(codes, self.bits), self._table(scaling), scaling.scale, dtype)
+        if self.name != "int":
+            block = self.name in minifloats.BLOCK_FORMATS
+            scale = scaling.scale.astype(jnp.float8_e8m0fnu) if block else scaling.scale
+            return Quantized(codes, scale, dtype)
+        qvalue = narrowed(codes.astype(jnp.int8), self.bits)
+        if scaling.zero_point is None:
+            return Quantized(qvalue, scaling.scale, dtype)
+        narrow = jnp.int4 if self.bits <= 4 else jnp.int8
+        return AffineQuantized(qvalue, scaling.scale, dtype, scaling.zero_point.astype(narrow))
 
     @property
     def _tabled(self) -> bool:
         return self.name in ("nf4", "levels")
 
     def _table(self, scaling: Scaling) -> jax.Array:
+        if self.name == "levels" and scaling.table is None:
+            raise ValueError("the format 'levels' has no levels of its own: a scaling with a table is needed")
         return tables.own_table(scaling.scale) if scaling.table is None else scaling.table
 
 

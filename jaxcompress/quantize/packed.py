@@ -1,0 +1,167 @@
+"""Integers of any width from 1 to 8 bits, held without gaps."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+
+from jaxcompress.core.leaf import CompressedArray, FieldOp, leaf_kind
+
+_PER_WORD = 8  # codes of which a byte holds one bit
+
+
+@leaf_kind("packed_ints")
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class PackedInts(CompressedArray):
+    """An integer array in ``bits`` bits per element: a field of other leaves, which read it with `dense`.
+
+    Bit ``j`` of the elements ``8 i .. 8 i + 7`` of the last axis makes up byte ``i`` of plane ``j``, the lowest bit for
+    the first of them. Negative integers are two's complement; of one bit, 0 stands for -1 and 1 for +1. JAX knows
+    integers of 8, 4 and 2 bits, but a CPU keeps each of them in a byte, and programs that take those of 2 bits cannot
+    be exported.
+
+    Attributes:
+        words: uint8 of shape ``(..., bits, ceil(length / 8))``; the other axes are those of the array.
+        bits: 1 to 8.
+        length: of the last axis.
+        signed: int8 if true, else uint8.
+    """
+
+    words: jax.Array
+    bits: int = dataclasses.field(metadata={"static": True})
+    length: int = dataclasses.field(metadata={"static": True})
+    signed: bool = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def create(cls, codes: jax.Array, *, bits: int) -> Self:
+        """Packs an array.
+
+        Args:
+            codes: int8 or uint8 array (or int4, uint4) of one axis or more.
+            bits: 1 to 8; the codes must fit in (seen only outside ``jit``).
+
+        Raises:
+            TypeError: if the codes are not such integers.
+            ValueError: if ``bits`` is out of range, the array has no axis, or a code does not fit.
+
+        Example:
+            >>> leaf = PackedInts.create(jnp.array([3, -4, 0, 1, 2], jnp.int8), bits=3)
+            >>> leaf.words.tolist(), leaf.materialize().tolist(), leaf.stored_bits
+            ([[9], [17], [2]], [3, -4, 0, 1, 2], 24)
+        """
+        if codes.dtype not in (jnp.int8, jnp.uint8, jnp.int4, jnp.uint4):
+            raise TypeError(f"codes must be int8 or uint8, got {codes.dtype}")
+        if not 1 <= bits <= 8:
+            raise ValueError(f"bits must be from 1 to 8, got {bits}")
+        if not codes.ndim:
+            raise ValueError("codes must have an axis to be packed along, got a scalar")
+        signed = jnp.issubdtype(codes.dtype, jnp.signedinteger)
+        if not isinstance(codes, Tracer) and codes.size:
+            _require_fit(np.asarray(codes).astype(np.int32), bits, signed)
+        return cls(_pack(codes, bits, signed), bits, codes.shape[-1], signed)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the integers."""
+        return (*self.words.shape[:-2], self.length)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """int8 or uint8."""
+        return jnp.dtype(jnp.int8 if self.signed else jnp.uint8)
+
+    def alignment(self) -> Mapping[str, tuple[int | None, ...]]:
+        """Words run along the dense axes, in steps of eight along the last one; the planes are an axis of their own."""
+        last = len(self.words.shape) - 2
+        return {"words": (*range(last), None, last)}
+
+    def axis_positions(self, axis: int) -> dict[str, int] | None:
+        """As of every leaf; the last axis is held whole by no field."""
+        return None if axis == self.ndim - 1 else super().axis_positions(axis)
+
+    def map_axis(self, axis: int, fn: FieldOp) -> Self:
+        """As of every leaf; along the last axis the integers are unpacked, indexed and packed again."""
+        if axis != self.ndim - 1:
+            return self.replace(words=fn(self.words, axis))
+        codes = fn(self.materialize(), axis)
+        return self.replace(words=_pack(codes, self.bits, self.signed), length=codes.shape[-1])
+
+    def window(self, axis: int, start: jax.Array, size: int) -> Self:
+        """The ``size`` entries from ``start`` (both multiples of 8 along the last axis) along one axis."""
+        if axis != self.ndim - 1:
+            return self.replace(words=lax.dynamic_slice_in_dim(self.words, start, size, axis))
+        per = jnp.asarray(_PER_WORD, start.dtype)
+        words = lax.dynamic_slice_in_dim(self.words, start // per, size // _PER_WORD, axis + 1)
+        return self.replace(words=words, length=size)
+
+    def granule(self, axis: int) -> int:
+        """Steps in which `window` can move along an axis."""
+        return _PER_WORD if axis == self.ndim - 1 else 1
+
+    def materialize(self) -> jax.Array:
+        """The integers, in int8 or uint8."""
+        places = jnp.arange(_PER_WORD, dtype=jnp.uint8).reshape(*(1,) * (self.words.ndim - 1), _PER_WORD)
+        planes = [self.words[..., j, :, None] for j in range(self.bits)]
+        values = [((plane >> places) & jnp.uint8(1)) << jnp.uint8(j) for j, plane in enumerate(planes)]
+        codes = functools.reduce(jnp.bitwise_or, values).reshape(*self.words.shape[:-2], -1)
+        codes = lax.slice_in_dim(codes, 0, self.length, axis=codes.ndim - 1)
+        if not self.signed:
+            return codes
+        if self.bits == 1:
+            return (codes * jnp.uint8(2)).astype(jnp.int8) - jnp.int8(1)
+        sign = jnp.uint8(1 << (self.bits - 1))
+        return lax.bitcast_convert_type((codes ^ sign) - sign, jnp.int8)
+
+
+def _pack(codes: jax.Array, bits: int, signed: bool) -> jax.Array:
+    """``[..., n] -> [..., bits, ceil(n / 8)]``."""
+    plain = codes.astype(jnp.int8 if signed else jnp.uint8)
+    if signed and bits == 1:
+        plain = (plain > 0).astype(jnp.uint8)
+    plain = lax.bitcast_convert_type(plain, jnp.uint8)
+    short = -plain.shape[-1] % _PER_WORD
+    plain = jnp.pad(plain, [(0, 0)] * (plain.ndim - 1) + [(0, short)])
+    parts = plain.reshape(*plain.shape[:-1], plain.shape[-1] // _PER_WORD, _PER_WORD)
+    places = jnp.arange(_PER_WORD, dtype=jnp.uint8).reshape(*(1,) * (parts.ndim - 1), _PER_WORD)
+    planes = [((parts >> jnp.uint8(j)) & jnp.uint8(1)) << places for j in range(bits)]
+    return jnp.stack([plane.sum(-1, dtype=jnp.uint8) for plane in planes], -2)
+
+
+def _require_fit(codes: np.ndarray, bits: int, signed: bool) -> None:
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    if signed and bits == 1:
+        outside = np.abs(codes) != 1
+        allowed = "-1 and +1"
+    else:
+        outside = (codes < low) | (codes > high)
+        allowed = f"{low} to {high}"
+    if outside.any():
+        raise ValueError(f"codes of {bits} bits must be {allowed}, got {codes[outside].flat[0]}")
+
+
+def narrowed(codes: Any, bits: int) -> Any:
+    """Integers in as few bits as they need: int8 and int4 (uint8, uint4) as JAX has them, other widths packed.
+
+    Args:
+        codes: int8 or uint8 array whose entries fit in ``bits`` bits.
+        bits: 1 to 8.
+
+    Example:
+        >>> codes = jnp.zeros((4, 8), jnp.int8)
+        >>> narrowed(codes, 8).dtype, narrowed(codes, 4).dtype, narrowed(codes, 3).words.shape
+        (dtype('int8'), dtype(int4), (4, 3, 1))
+    """
+    signed = jnp.issubdtype(codes.dtype, jnp.signedinteger)
+    if bits == 8 or not codes.ndim:
+        return codes.astype(jnp.int8 if signed else jnp.uint8)
+    if bits == 4:
+        return codes.astype(jnp.int4 if signed else jnp.uint4)
+    return PackedInts(_pack(codes, bits, signed), bits, codes.shape[-1], signed)
