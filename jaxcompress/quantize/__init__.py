@@ -12,3 +12,8 @@ from jaxcompress.quantize.rtn import rtn as rtn
 from jaxcompress.quantize.spec import Spec as Spec
 from jaxcompress.quantize.tabled import FixedTable as FixedTable
 from jaxcompress.quantize.tabled import Tabled as Tabled
+from jaxcompress.quantize.training.convert import convert as convert
+from jaxcompress.quantize.training.fake import FakeQuantized as FakeQuantized
+from jaxcompress.quantize.training.prepare import prepare as prepare
+from jaxcompress.quantize.training.spec import QAT as QAT
+from jaxcompress.quantize.training.spec import Activations as Activations
