@@ -129,7 +129,7 @@ def _sweep(
     """One weight: its layers are the batch of one program."""
     wide = jnp.promote_types(weight.dtype, jnp.float32)
     scale = None if grid is None else layout.split(spread(grid.scale, weight.shape))
-    bits = 0 if grid is None else grid.field_bits("qvalue")
+    bits = 0 if grid is None else grid.bits
 
     def one(arrays: tuple[Any, ...]) -> Any:
         w, moment, support, kept, scale = arrays
@@ -156,7 +156,7 @@ def _sweep(
     finite = jnp.isfinite(values).all()
     if grid is None:
         return Masked.create(values.astype(weight.dtype), mask), finite
-    return Masked.create(grid.replace(qvalue=quantize(values, grid.scale, bits=bits)), mask), finite
+    return Masked.create(grid.with_codes(quantize(values, grid.scale, bits=bits)), mask), finite
 
 
 def _kept(layout: Matrices, sparsity: ArrayLike, block_size: int) -> jax.Array:
@@ -176,7 +176,8 @@ def _grids(params: Any, targets: Sequence[Target], quantizer: Quantizer) -> list
 def _grid(path: str, leaf: ArrayOrLeaf) -> CompressedArray | None:
     if not isinstance(leaf, CompressedArray):
         return None
-    if set(leaf.components()) != {"qvalue", "scale"}:
+    held = leaf.components()
+    if set(held) != {"qvalue", "scale"} or not jnp.issubdtype(held["qvalue"].dtype, jnp.integer):
         raise TypeError(
             f"sparsegpt: quantizer= made a {leaf.kind} leaf of {path!r}; it can prune onto symmetric integer grids, "
             "leaves that hold qvalue and scale (jc.quantize.RTN)"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
-from jaxcompress.core.parts import Part, find_parts, require_finite, setting_at, with_parts
+from jaxcompress.core.leaf import CompressedArray
+from jaxcompress.core.parts import Part, find_parts, require_finite, with_parts
 from jaxcompress.core.paths import Where
-from jaxcompress.quantize.affine import Quantized
-from jaxcompress.solvers.grid import absmax_scale, quantize
+from jaxcompress.quantize.formats import Format
+from jaxcompress.quantize.granularity import Granularity
+from jaxcompress.quantize.ranges import Range, find_scaling
+from jaxcompress.quantize.spec import Spec
 
 if TYPE_CHECKING:
     from jaxcompress.core.sites import Sites
@@ -22,34 +25,45 @@ if TYPE_CHECKING:
 def rtn(
     params: Any,
     *,
-    bits: int | Mapping[str, int],
+    bits: int | Mapping[str, int] | None = None,
+    format: str = "int",
+    symmetric: bool = True,
+    granularity: Granularity = "channel",
     group_size: int | None = None,
+    ranges: str | Range = "absmax",
     where: Where = None,
     sites: Sites | None = None,
 ) -> Any:
-    """Rounds weights to symmetric int8 or int4, with one scale per output channel or group.
+    """Rounds weights to the nearest values of a number format, with one scale per output channel, group or layer.
 
-    The scale reaches the largest absolute value of its channel or group, so that nothing is clipped; zeros stay exactly
-    zero. Stack axes (scanned layers, experts) keep scales of their own. Of a masked leaf the values are quantized, of a
-    low-rank leaf both factors.
+    By default scales reach the largest absolute value of their channel or group, so that nothing is clipped. Zeros stay
+    exactly zero in every format but integers of one bit and fitted levels. Stack axes (scanned layers, experts) keep
+    scales of their own. Of a masked leaf the values are quantized, and scales fit those that are kept; of a low-rank
+    leaf both factors.
 
     Args:
         params: tree of float arrays or leaves. Not changed.
-        bits: 8 or 4, or a dict from globs over paths to that: the first glob that fits a path counts, paths that fit
-            none stay as they are.
+        bits: 1 to 8, or a dict from globs over paths to that: the first glob that fits a path counts, paths that fit
+            none stay as they are. None: what the format says, 8 for ``int``.
+        format: ``int``, ``nf4``, ``fp8_e4m3``, ``fp8_e5m2``, ``fp4``, ``mxfp4``, ``mxfp8_e4m3``, ``mxfp8_e5m2`` or
+            ``levels``, see `jaxcompress.quantize.formats`.
+        symmetric: False gives ``int`` a zero point for each scale, for weights that lie off zero.
+        granularity: ``"channel"``: a scale for each output channel, ``"tensor"``: one for each layer.
         group_size: number of weights of one output channel that share a scale, counted along the contracted axes in
-            their order; it must divide them evenly. None: the whole channel.
+            their order; it must divide them evenly. None: the whole channel, 32 weights in the formats of blocks (mx).
+        ranges: what scales reach, a name or a range of `jaxcompress.quantize.ranges`: ``"mse"`` clips where that makes
+            the squared error least.
         where: leaves to quantize: globs over paths or a predicate; by default those that ``sites`` show as contraction
             weights or embeddings, without ``sites`` the float leaves of two axes or more.
         sites: what `jaxcompress.sites` found. Without it only kernels of two axes are taken, read as (in, out).
 
     Returns:
-        The tree with `Quantized` leaves, scales in float32 (float64 for float64 weights).
+        The tree with leaves that hold codes and scales, scales in float32 (float64 for float64 weights).
 
     Raises:
-        ValueError: if ``bits`` is not 8 or 4, ``group_size`` does not fit a leaf, ``where`` or a glob fits nothing, the
-            axes of a chosen leaf are not known, it is coded already, or holds NaN or infinity (seen only outside
-            ``jit``).
+        ValueError: if ``bits`` or ``format`` is none of these or they do not go together, ``group_size`` does not fit a
+            leaf, ``where`` or a glob fits nothing, the axes of a chosen leaf are not known, it is coded already, or
+            holds NaN or infinity (seen only outside ``jit``).
         TypeError: if a chosen leaf is not float.
 
     Example:
@@ -57,66 +71,85 @@ def rtn(
         >>> packed["w"].qvalue.tolist(), packed["w"].scale.tolist()
         ([[1, 7], [-7, 0]], [[1.0, 0.071428...]])
     """
+    spec = Spec(bits, format, symmetric, granularity, group_size, ranges)
     parts = find_parts(params, where=where, sites=sites, settings=bits, method="rtn")
-    plans = [(_scale_shape(part, group_size), _checked_bits(setting_at(bits, part.path))) for part in parts]
+    plans = [plan(part, spec, method="rtn") for part in parts]
     require_finite(parts, "rtn")
-    groups: dict[Any, list[int]] = {}
-    for i, (part, plan) in enumerate(zip(parts, plans, strict=True)):
-        groups.setdefault((part.array.shape, part.array.dtype, *plan), []).append(i)
-    leaves: dict[int, Quantized] = {}
-    for (_, dtype, scale_shape, width), members in groups.items():
-        rounded = _round([parts[i].array for i in members], scale_shape=scale_shape, bits=width)
-        for i, (qvalue, scale) in zip(members, rounded, strict=True):
-            leaves[i] = Quantized(qvalue, scale, dtype)
-    return with_parts(params, parts, [leaves[i] for i in range(len(parts))])
+    leaves = [
+        _round(part.array, part.support, scale_shape=shape, format=its_format, ranges=ranges)
+        for part, (its_format, shape) in zip(parts, plans, strict=True)
+    ]
+    return with_parts(params, parts, leaves)
+
+
+def round_to_nearest(
+    x: jax.Array,
+    scale_shape: Sequence[int],
+    format: Format,
+    *,
+    ranges: str | Range = "absmax",
+    support: jax.Array | None = None,
+) -> CompressedArray:
+    """Rounds one array: `rtn` of a leaf.
+
+    Args:
+        x: float array.
+        scale_shape: shape of the scales: as many sizes as ``x`` has, each dividing its.
+        format: of the codes, static (`jaxcompress.quantize.format_of`).
+        ranges: what scales reach, static.
+        support: bool array of the shape of ``x``: where False, entries become zero and no scale heeds them.
+
+    Returns:
+        The leaf that holds codes and scales.
+
+    Example:
+        >>> from jaxcompress.quantize.formats import format_of
+        >>> leaf = round_to_nearest(jnp.array([[1.1, 6.0], [-2.0, 3.0]]), (2, 1), format_of("fp4"))
+        >>> leaf.materialize().tolist()
+        [[1.0, 6.0], [-2.0, 3.0]]
+    """
+    kept = x if support is None else jnp.where(support, x, jnp.zeros_like(x))
+    scaling = find_scaling(kept, tuple(scale_shape), format, ranges, support=support)
+    return format.leaf(format.encode(kept, scaling), scaling, x.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("scale_shape", "format", "ranges"))
+def _round(
+    x: jax.Array,
+    support: jax.Array | None,
+    *,
+    scale_shape: tuple[int, ...],
+    format: Format,
+    ranges: str | Range,
+) -> CompressedArray:
+    return round_to_nearest(x, scale_shape, format, ranges=ranges, support=support)
+
+
+def plan(part: Part, spec: Spec, *, method: str) -> tuple[Format, tuple[int, ...]]:
+    """The format of a part and the shape of its scales.
+
+    Raises:
+        ValueError: if the spec does not fit; names the path.
+    """
+    own = spec.at(part.path)
+    shape = own.scale_shape(part.known_roles(method), part.array.shape, method=method, name=part.name)
+    return own.format_of(method), shape
 
 
 @dataclasses.dataclass(frozen=True)
 class RTN:
     """Recipe stage of `rtn`, with the same fields."""
 
-    bits: int | Mapping[str, int]
+    bits: int | Mapping[str, int] | None = None
+    format: str = "int"
+    symmetric: bool = True
+    granularity: Granularity = "channel"
     group_size: int | None = None
+    ranges: str | Range = "absmax"
     where: str | Sequence[str] | None = None
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __call__(self, params: Any, *, sites: Sites | None = None) -> Any:
         """Applies `rtn`."""
-        return rtn(params, bits=self.bits, group_size=self.group_size, where=self.where, sites=sites)
-
-
-@functools.partial(jax.jit, static_argnames=("scale_shape", "bits"))
-def _round(
-    arrays: Sequence[jax.Array], *, scale_shape: tuple[int, ...], bits: int
-) -> list[tuple[jax.Array, jax.Array]]:
-    scales = [absmax_scale(array, scale_shape, bits=bits) for array in arrays]
-    return [(quantize(array, scale, bits=bits), scale) for array, scale in zip(arrays, scales, strict=True)]
-
-
-def _scale_shape(part: Part, group_size: int | None) -> tuple[int, ...]:
-    """Full size everywhere, 1 along the contracted axes, or the number of groups there."""
-    shape, contracting = list(part.array.shape), part.known_roles("rtn").contracting
-    remaining = math.prod(shape[axis] for axis in contracting) if group_size is None else group_size
-    for axis in reversed(contracting):
-        size = shape[axis]
-        within = min(remaining, size)  # of one group, along this axis
-        if within < 1 or size % within or remaining % within:
-            raise ValueError(
-                f"rtn: group_size={group_size} does not divide the contracted axes of {part.name!r} evenly "
-                f"(shape {part.array.shape}, contracted {contracting})"
-            )
-        shape[axis], remaining = size // within, remaining // within
-    if remaining != 1:
-        channel = math.prod(part.array.shape[axis] for axis in contracting)
-        raise ValueError(
-            f"rtn: group_size={group_size} is more than the {channel} weights of an output channel of {part.name!r}: "
-            "use group_size=None for one scale per channel"
-        )
-    return tuple(shape)
-
-
-def _checked_bits(bits: int) -> int:
-    if isinstance(bits, bool) or bits not in (4, 8):
-        raise ValueError(f"rtn: bits must be 8 or 4, got {bits!r}")
-    return bits
+        return rtn(params, sites=sites, **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})

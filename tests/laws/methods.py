@@ -9,7 +9,7 @@ from typing import Any
 from jaxcompress.cluster import KMeans, kmeans
 from jaxcompress.factorize import SVD, svd
 from jaxcompress.prune import NM, Block, ByScore, Magnitude, blocked, by_score, magnitude, nm
-from jaxcompress.quantize import RTN, rtn
+from jaxcompress.quantize import RTN, Binary, Ternary, binary, rtn, ternary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ METHODS: dict[str, Method] = {
         RTN,
         settings={"bits": 8},
         null=None,
-        rejects={"bits": {"bits": 3}, "group_size": {"bits": 8, "group_size": 5}},
+        rejects={"bits": {"bits": 9}, "group_size": {"bits": 8, "group_size": 5}},
     ),
     "rtn_int4_groups": Method(
         rtn,
@@ -110,6 +110,34 @@ METHODS: dict[str, Method] = {
         settings={"bits": 4, "group_size": 2},
         null=None,
         rejects={"group_size": {"bits": 4, "group_size": 64}},
+    ),
+    "rtn_int3_zero_points": Method(
+        rtn,
+        RTN,
+        settings={"bits": 3, "symmetric": False, "granularity": "tensor"},
+        null=None,
+        rejects={"granularity": {"granularity": "row"}, "group_size": {"granularity": "tensor", "group_size": 4}},
+    ),
+    "rtn_nf4_mse": Method(
+        rtn,
+        RTN,
+        settings={"format": "nf4", "group_size": 6, "ranges": "mse"},
+        null=None,
+        rejects={"format": {"format": "fp16"}, "bits": {"format": "nf4", "bits": 3}, "ranges": {"ranges": "widest"}},
+    ),
+    "binary": Method(
+        binary,
+        Binary,
+        settings={"group_size": 6},
+        null=None,
+        rejects={"scale": {"scale": "median"}, "group_size": {"group_size": 7}},
+    ),
+    "ternary": Method(
+        ternary,
+        Ternary,
+        settings={"rule": "twn"},
+        null=None,
+        rejects={"rule": {"rule": "half"}, "granularity": {"granularity": "row"}},
     ),
     "svd": Method(
         svd,
