@@ -1,6 +1,8 @@
 """Compression during training: `optax` transformations around any optimizer."""
 
+from jaxcompress.train.anneal_bits import anneal_bits as anneal_bits
 from jaxcompress.train.decay_mask import decay_mask as decay_mask
+from jaxcompress.train.discrete import discrete as discrete
 from jaxcompress.train.fixed import fixed_masks as fixed_masks
 from jaxcompress.train.gradual import gradual_pruning as gradual_pruning
 from jaxcompress.train.iterative import Rewind as Rewind

@@ -20,7 +20,7 @@ from jaxcompress.solvers.grid import group_range, or_one, spread
 _SLACK = 1e-3  # of a bit: what an optimizer's arithmetic may have done to a whole number
 
 
-@leaf_kind("fake_annealed_bits", trainable=("values",), priority=1)
+@leaf_kind("fake_annealed_bits", trainable=("values", "bits"), priority=1)
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class AnnealedBits(Live):
     """Symmetric integers that reach the largest weight of their group, of a width that may change at every step.
@@ -31,12 +31,12 @@ class AnnealedBits(Live):
 
     Attributes:
         values: see `FakeQuantized`.
-        bits: float, the width: one per layer, of the number of axes of the values.
+        bits: float, the width: one per layer, of the number of axes of the values. Its gradient is zero.
         core: see the base.
         dtype: of the dense array.
 
     References:
-        Zhou et al., 2018 (levels that fall as training goes on). https://arxiv.org/abs/1808.05779
+        Zhuang et al., 2018 (progressive quantization, there in a few stages). https://arxiv.org/abs/1711.00205
     """
 
     values: ArrayOrLeaf

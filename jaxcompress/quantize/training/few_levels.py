@@ -44,7 +44,7 @@ def few_levels(x: jax.Array, method: str, scale_shape: tuple[int, ...]) -> jax.A
     References:
         BinaryConnect: Courbariaux et al., 2015, algorithm 1. https://arxiv.org/abs/1511.00363
         XNOR-Net: Rastegari et al., 2016, section 3.1. https://arxiv.org/abs/1603.05279
-        TWN: Li et al., 2016, equations 5 and 6. https://arxiv.org/abs/1605.04711
+        TWN: Li et al., 2016, section 2. https://arxiv.org/abs/1605.04711
         BitNet b1.58: Ma et al., 2024, equations 1 to 3. https://arxiv.org/abs/2402.17764
     """
     wide = widened(x)

@@ -82,7 +82,7 @@ def learned_step(x: jax.Array, scale: jax.Array, offset: jax.Array | None, step_
 
     References:
         Esser et al., 2020, equations 1 to 5. https://arxiv.org/abs/1902.08153
-        Bhalgat et al., 2020 (LSQ+), equations 4 to 7. https://arxiv.org/abs/2004.09576
+        Bhalgat et al., 2020 (LSQ+), section 3. https://arxiv.org/abs/2004.09576
     """
     return _learned_step(x.astype(scale.dtype), scale, offset, step_grid)
 

@@ -18,7 +18,7 @@ from jaxcompress.solvers.grid import group_range, grouped, largest_code
 _CANDIDATES = 8  # powers of two below the one that clips nothing
 
 
-@leaf_kind("on_grid", trainable=("values",), priority=1)
+@leaf_kind("on_grid", trainable=("values", "scale"), priority=1)
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class OnGrid(FakeQuantized):
     """Integers times a power of two, held as floats; `jaxcompress.train.discrete` moves them from point to point.
@@ -28,7 +28,8 @@ class OnGrid(FakeQuantized):
 
     Attributes:
         values: on the grid.
-        scale: the steps, with as many axes as the values. They do not train.
+        scale: the steps, with as many axes as the values. Their gradient is zero; they count as
+            trainable so that whoever moves the values sees them.
         bits: width of a code; codes are symmetric.
         dtype: of the dense array.
     """

@@ -33,7 +33,7 @@ def lsq_plus_start(x: jax.Array, scale_shape: tuple[int, ...], *, bits: int) -> 
     """The step of LSQ+ for weights, ``max(abs(m - 3 s), abs(m + 3 s)) / 2**(bits - 1)`` with mean m and deviation s.
 
     References:
-        Bhalgat et al., 2020, equation 8. https://arxiv.org/abs/2004.09576
+        Bhalgat et al., 2020, section 3 (initialization of weights). https://arxiv.org/abs/2004.09576
     """
     groups = _wide_groups(x, scale_shape)
     inside = tuple(range(1, groups.ndim, 2))
