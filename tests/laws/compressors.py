@@ -15,10 +15,14 @@ import numpy as np
 
 from jaxcompress.cluster.codebook import Codebook
 from jaxcompress.core.leaf import CompressedArray
+from jaxcompress.factorize.lora import Lora
 from jaxcompress.factorize.lowrank import LowRank
 from jaxcompress.prune.masked import Masked
 from jaxcompress.prune.packed_nm import PackedNM
-from jaxcompress.quantize.affine import Quantized
+from jaxcompress.quantize.affine import AffineQuantized, Quantized
+from jaxcompress.quantize.packed import PackedInts
+from jaxcompress.quantize.rescaled import Rescaled
+from jaxcompress.quantize.tabled import FixedTable, Tabled
 
 Compressor = Callable[[Any, int], CompressedArray | None]
 
@@ -62,6 +66,63 @@ def int4_groups(w: Any, stack: int) -> CompressedArray:
     return quantized(w, (*w.shape[:stack], first, *(1,) * (w.ndim - stack - 2), w.shape[-1]), jnp.int4)
 
 
+def rescaled_int8(w: Any, stack: int) -> CompressedArray:
+    """A factor for each index of the last but one axis, or of the only one, and int8 with a scale per layer inside."""
+    axis = max(stack, w.ndim - 2)
+    shape = tuple(size if i < stack or i == axis else 1 for i, size in enumerate(w.shape))
+    factor = np.exp2(np.sin(np.arange(np.prod(shape, dtype=int)))).reshape(shape)
+    inside = jnp.asarray(numbers(w) / factor, w.dtype)
+    return Rescaled.create(int8_tensor(inside, stack), jnp.asarray(factor, jnp.result_type(float)))
+
+
+def int3_zero_points(w: Any, stack: int) -> CompressedArray | None:
+    """Three bits, packed; scale and zero point per index of the last axis."""
+    if w.ndim == stack:
+        return None
+    axes = tuple(range(stack, w.ndim - 1))
+    low, high = (reduce(numbers(w), axis=axes, keepdims=True) for reduce in (np.min, np.max))
+    scale = np.asarray((np.maximum(high, 0) - np.minimum(low, 0)) / 7 + 1e-6, np.float32)
+    zero = np.clip(np.round(-4 - np.minimum(low, 0) / scale), -4, 3)
+    codes = PackedInts.create(jnp.asarray(np.clip(np.round(numbers(w) / scale) + zero, -4, 3), jnp.int8), bits=3)
+    return AffineQuantized.create(codes, jnp.asarray(scale, w.dtype), jnp.asarray(zero, jnp.int4), dtype=w.dtype)
+
+
+def seven_levels(w: Any, stack: int) -> CompressedArray | None:
+    """Fixed levels in three bits, packed; a scale per index of the last axis."""
+    if w.ndim == stack:
+        return None
+    levels = (-1.0, -0.5, -0.2, 0.0, 0.25, 0.5, 1.0)
+    scale = np.abs(numbers(w)).max(tuple(range(stack, w.ndim - 1)), keepdims=True) + 1e-6
+    codes = np.abs((numbers(w) / scale)[..., None] - np.asarray(levels)).argmin(-1)
+    packed = PackedInts.create(jnp.asarray(codes, jnp.uint8), bits=3)
+    return FixedTable.create(packed, jnp.asarray(scale, w.dtype), levels, dtype=w.dtype)
+
+
+def levels_of_channels(w: Any, stack: int) -> CompressedArray | None:
+    """A table of four quantiles for each index of the last axis, a scale for each layer."""
+    if w.ndim - stack < 2:
+        return None
+    scale = np.abs(numbers(w)).max(tuple(range(stack, w.ndim)), keepdims=True) + 1e-6
+    axes = tuple(range(stack, w.ndim - 1))
+    table = np.moveaxis(np.quantile(numbers(w) / scale, (0.1, 0.35, 0.65, 0.9), axis=axes, keepdims=True), 0, -1)
+    codes = np.abs((numbers(w) / scale)[..., None] - table).argmin(-1)
+    table, scale = jnp.asarray(table, w.dtype), jnp.asarray(scale, w.dtype)
+    return Tabled.create(jnp.asarray(codes, jnp.uint8), table, scale, dtype=w.dtype)
+
+
+def mxfp4(w: Any, stack: int) -> CompressedArray:
+    """Four-bit floats, powers of two as scales, per index of the last axis and half of the first one."""
+    first = w.shape[stack] // 2 if w.ndim > stack + 1 and w.shape[stack] % 2 == 0 else 1
+    shape = (*w.shape[:stack], *(first, *(1,) * (w.ndim - stack - 2), w.shape[-1])[: w.ndim - stack])
+    split = [n for part, whole in zip(shape, w.shape, strict=True) for n in (part, whole // part)]
+    groups = numbers(w).reshape(split)
+    largest = np.abs(groups).max(tuple(range(1, 2 * w.ndim, 2)), keepdims=True) + 1e-6
+    scale = np.exp2(np.floor(np.log2(largest)) - 2)
+    values = np.clip(groups / scale, -6, 6).reshape(w.shape)
+    codes = jnp.asarray(values, jnp.float32).astype(jnp.float4_e2m1fn)
+    return Quantized.create(codes, jnp.asarray(scale.reshape(shape), jnp.float8_e8m0fnu), dtype=w.dtype)
+
+
 def lowrank(w: Any, stack: int) -> CompressedArray | None:
     """Three components; the last axis is the column."""
     return None if w.ndim - stack < 2 else factors(w, stack, w.ndim - stack - 1, rank=3)
@@ -95,6 +156,14 @@ def nm(w: Any, stack: int) -> CompressedArray | None:
     return PackedNM.create(jnp.asarray(w), jnp.asarray((rank < n).reshape(w.shape)), n=n, m=m, axis=axis)
 
 
+def lora(w: Any, stack: int) -> CompressedArray | None:
+    """A delta of rank two over int8; the last axis is the column."""
+    if w.ndim - stack < 2:
+        return None
+    base = int8(w, stack)
+    return Lora.create(base, factors(base.materialize(), stack, w.ndim - stack - 1, rank=2), 0.25)
+
+
 KINDS: dict[str, Compressor] = {
     "masked": masked,
     "codebook": codebook,
@@ -103,10 +172,20 @@ KINDS: dict[str, Compressor] = {
     "int8": int8,
     "int8_tensor": int8_tensor,
     "int4_groups": int4_groups,
+    "int3_zero_points": int3_zero_points,
+    "rescaled_int8": rescaled_int8,
     "lowrank": lowrank,
     "lowrank_int8": lowrank_int8,
     "lowrank_mixed": lowrank_mixed,
+    "lora": lora,
 }
+
+RELATED: dict[str, Compressor] = {
+    "seven_levels": seven_levels,
+    "levels_of_channels": levels_of_channels,
+    "mxfp4": mxfp4,
+}
+"""Kinds that only look up otherwise what another one multiplies: they meet the models in the full product alone."""
 
 
 def numbers(w: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxcompress.core.leaf import bit_width
 from jaxcompress.core.paths import flatten_with_paths, replace_at
-from tests.laws.compressors import KINDS
+from tests.laws.compressors import KINDS, RELATED
 from tests.zoo import ENTRIES, ZooModel
 
 
@@ -24,7 +24,7 @@ def compress(model: ZooModel, kind: str) -> Any:
     paths, leaves, _ = flatten_with_paths(model.params)
     floats = {p: leaf for p, leaf in zip(paths, leaves, strict=True) if jnp.issubdtype(leaf.dtype, jnp.floating)}
     chosen = {path: leaf for path, leaf in floats.items() if leaf.ndim >= 2} or floats
-    made = {path: KINDS[kind](leaf, stacked_axes(model, path)) for path, leaf in chosen.items()}
+    made = {path: (KINDS | RELATED)[kind](leaf, stacked_axes(model, path)) for path, leaf in chosen.items()}
     return replace_at(model.params, {path: leaf for path, leaf in made.items() if leaf is not None})
 
 
@@ -105,4 +105,6 @@ def pairs() -> tuple[tuple[str, str], ...]:
 def product() -> tuple[tuple[str, str], ...]:
     """The pairs that the normal run leaves out."""
     taken = set(pairs())
-    return tuple((entry.name, kind) for entry in ENTRIES for kind in KINDS if (entry.name, kind) not in taken)
+    return tuple(
+        (entry.name, kind) for entry in ENTRIES for kind in (*KINDS, *RELATED) if (entry.name, kind) not in taken
+    )

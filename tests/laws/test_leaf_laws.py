@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import pytest
 
 from tests.laws import leaf_battery as laws
-from tests.laws.compressors import KINDS
+from tests.laws.compressors import KINDS, RELATED
 
-every_kind = pytest.mark.parametrize("compress", KINDS.values(), ids=KINDS)
+every_kind = pytest.mark.parametrize("compress", (KINDS | RELATED).values(), ids=KINDS | RELATED)
 
 
 @every_kind
