@@ -93,7 +93,7 @@ def observe(
     params: Any,
     batches: Iterable[Any],
     *,
-    what: str | Sequence[str] = ("second_moment", "mean", "absmax"),
+    what: str | Sequence[str] = ("second_moment", "mean", "mean_abs", "absmax"),
     inputs: Callable[[Any], tuple[Any, ...]] | None = None,
     where: Where = None,
     leaves_per_pass: int | None = None,

@@ -2,6 +2,8 @@
 
 from jaxcompress.quantize.affine import AffineQuantized as AffineQuantized
 from jaxcompress.quantize.affine import Quantized as Quantized
+from jaxcompress.quantize.awq import awq as awq
+from jaxcompress.quantize.awq import awq_scales as awq_scales
 from jaxcompress.quantize.binary import Binary as Binary
 from jaxcompress.quantize.binary import binarize as binarize
 from jaxcompress.quantize.binary import binary as binary
