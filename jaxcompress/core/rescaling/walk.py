@@ -1,0 +1,82 @@
+"""The walk over a trace that finds out how scaled parameters scale every value; the primitives stand in `rules`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import JaxprEqn, Literal
+
+from jaxcompress.core.rescaling.fields import Field, System, Term
+
+
+class Walk:
+    """One analysis.
+
+    Attributes:
+        system: what was found out.
+        steps: number of enclosing scans, whose steps are leading axes of all labels.
+        clips: True if finite bounds of a clip are taken for infinite.
+        met: ids of the fields that an equation met, calls aside.
+    """
+
+    def __init__(self, *, clips: bool = False) -> None:
+        """Starts with an empty system."""
+        self.system = System()
+        self.steps = 0
+        self.clips = clips
+        self.met: set[int] = set()
+
+    def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Field]) -> list[Field]:
+        """The fields of the results of an open jaxpr."""
+        env: dict[Any, Field] = dict(zip(jaxpr.constvars, map(constant, consts), strict=True))
+        env.update(zip(jaxpr.invars, args, strict=True))
+        for eqn in jaxpr.eqns:
+            fields = [constant(v.val) if isinstance(v, Literal) else env[v] for v in eqn.invars]
+            env.update(zip(eqn.outvars, self.equation(eqn, fields), strict=True))
+        return [constant(v.val) if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
+
+    def equation(self, eqn: JaxprEqn, fields: Sequence[Field]) -> Sequence[Field]:
+        """The fields of the results of one equation."""
+        from jaxcompress.core.rescaling.rules import CALLS, MOVES, RULES  # the rules name the walk in their signatures
+
+        name = eqn.primitive.name
+        if name not in CALLS and not any(field.terms for field in fields):
+            consts = {field.const for field in fields} if name in MOVES and _keeps(eqn) else set()
+            return [Field(const=consts.copy().pop() if len(consts) == 1 else None) for _ in eqn.outvars]
+        if name not in CALLS:
+            self.met.update(id(field) for field in fields)
+        rule = RULES.get(name)
+        with self.system.at(eqn):
+            return self.fixed(eqn, fields, name) if rule is None else rule(self, eqn, fields)
+
+    def fixed(self, eqn: JaxprEqn, fields: Sequence[Field], reason: str) -> list[Field]:
+        """Nothing that meets in the equation may be scaled."""
+        for field in fields:
+            self.system.zero(field.terms, reason)
+        return [Field() for _ in eqn.outvars]
+
+    def split(self, field: Field, axes: Sequence[int]) -> tuple[list[Term], list[Term]]:
+        """The terms that depend on some axes of the value, and the others."""
+        within = [axis + self.steps for axis in axes]
+        touched = [any(term.labels.shape[axis] != 1 for axis in within) for term in field.terms]
+        pairs = list(zip(field.terms, touched, strict=True))
+        return [term for term, touches in pairs if touches], [term for term, touches in pairs if not touches]
+
+
+def _keeps(eqn: JaxprEqn) -> bool:
+    dtype = eqn.params.get("new_dtype")
+    return dtype is None or jnp.issubdtype(dtype, jnp.floating)
+
+
+def constant(value: Any) -> Field:
+    """A value that depends on nothing; what all its entries equal is known."""
+    dtype = getattr(value, "dtype", None)
+    if not (isinstance(value, bool | int | float) or (dtype is not None and np.dtype(dtype).kind in "biuf")):
+        return Field()
+    array = np.asarray(value)
+    if array.size and (array.size == 1 or (array == array.flat[0]).all()):
+        return Field(const=float(array.flat[0]))
+    return Field()
