@@ -18,11 +18,11 @@ from jax import lax
 
 from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, FieldOp, dense, leaf_kind
 from jaxcompress.quantize.formats import Format, Scaling, format_of
+from jaxcompress.quantize.ranges.find import find_scaling
 from jaxcompress.quantize.training.dorefa import dorefa_levels, dorefa_weights
 from jaxcompress.quantize.training.few_levels import WIDTHS, few_codes, few_levels
 from jaxcompress.quantize.training.learned_step import StepGrid, learned_step, lsq_gradient_scale, step_codes
 from jaxcompress.quantize.training.straight_through import straight_through
-from jaxcompress.solvers.grid import group_range
 
 
 class FakeQuantized(CompressedArray):
@@ -86,7 +86,7 @@ class StraightThrough(Live):
         format: name of the number format.
         bits: width of a code.
         symmetric: of ``int``.
-        ranges: name of the range.
+        ranges: name of the range (`jaxcompress.quantize.ranges`).
         dtype: of the dense array.
     """
 
@@ -114,8 +114,7 @@ class StraightThrough(Live):
         return format_of(self.format, self.bits, self.symmetric)
 
     def _scaling(self, values: jax.Array) -> Scaling:
-        values = lax.stop_gradient(values)
-        return self._format().scaling(*group_range(values, self.scale_shape))
+        return find_scaling(lax.stop_gradient(values), self.scale_shape, self._format(), self.ranges)
 
 
 @leaf_kind("fake_learned_step", trainable=("values", "scale"), priority=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxcompress.core.leaf import CompressedArray
 from jaxcompress.core.observe import Observed
 from jaxcompress.quantize.formats import format_of
 from jaxcompress.quantize.quantized_input import DynamicActivations
+from jaxcompress.quantize.ranges.activations import find_activation_scaling
 from jaxcompress.quantize.training.fake_input import PACT, LearnedInput
 from jaxcompress.quantize.training.learned_step import StepGrid
 from jaxcompress.quantize.training.spec import Activations
@@ -88,11 +90,12 @@ class InputPlan:
         if not self.observed:
             raise ValueError(
                 f"prepare: activations of method={spec.method!r} start from data, at {self.path!r} from none: pass "
-                'stats=jc.observe(fn, params, batches, what=("min", "max", "mean_abs"))'
+                "stats=jc.observe(fn, params, batches, what='histogram')"
             )
         if spec.method == "lsq":
             return self._lsq(weight, bits)
-        scale, zero_point = self._grid(spec, bits)
+        ranges = spec.ranges if spec.method == "fixed" else "mse"
+        scale, zero_point = self._grid(ranges, bits)
         offset = (format_of("int", bits, symmetric=False).smallest - zero_point) * scale
         learns = "step and offset" if spec.method == "lsq+" else "nothing"
         return LearnedInput(weight, scale, offset, bits, False, learns, self.sites)
@@ -104,13 +107,11 @@ class InputPlan:
         step = jnp.where(step > 0, step, 1)
         return LearnedInput(weight, step, jnp.zeros_like(step), bits, signed, "step", self.sites)
 
-    def _grid(self, spec: Activations, bits: int) -> tuple[jax.Array, jax.Array]:
+    def _grid(self, ranges: Any, bits: int) -> tuple[jax.Array, jax.Array]:
         """Scale and zero point, both float, ``[stack..., sites]``."""
-        del spec
-        low, high = (self._per_site(lambda entry, end=end: self._extremes(entry)[end]) for end in (0, 1))
-        scale, zero_point, _ = format_of("int", bits, symmetric=False).scaling(low, high)
-        assert zero_point is not None
-        return scale, zero_point.astype(scale.dtype)
+        number_format = format_of("int", bits, symmetric=False)
+        found = [find_activation_scaling(entry, number_format, ranges) for entry in self.observed]
+        return self._stacked([s.scale for s in found]), self._stacked([s.zero_point for s in found])
 
     def _extremes(self, entry: Observed) -> tuple[np.ndarray, np.ndarray]:
         return self._read(observed_extremes, entry)
@@ -122,13 +123,13 @@ class InputPlan:
         try:
             return statistic(entry, len(self.stack))
         except KeyError as missing:
-            raise ValueError(
-                f"prepare: {missing.args[0]}; observe with what=('min', 'max', 'mean_abs'), or 'histogram'"
-            ) from None
+            raise ValueError(f"prepare: {missing.args[0]}; observe with what='histogram'") from None
 
     def _per_site(self, statistic: Any) -> jax.Array:
-        found = [jnp.asarray(statistic(entry), jnp.float32) for entry in self.observed]
-        return jnp.stack([jnp.broadcast_to(value, self.stack) for value in found], axis=-1)
+        return self._stacked([statistic(entry) for entry in self.observed])
+
+    def _stacked(self, found: Sequence[Any]) -> jax.Array:
+        return jnp.stack([jnp.broadcast_to(jnp.asarray(value, jnp.float32), self.stack) for value in found], axis=-1)
 
     def _full(self, value: float) -> jax.Array:
         return jnp.full((*self.stack, len(self.sites)), value, jnp.float32)

@@ -14,6 +14,7 @@ from jaxcompress.core.paths import Where, flatten_with_paths, replace_at
 from jaxcompress.quantize.formats import format_of
 from jaxcompress.quantize.granularity import scale_shape
 from jaxcompress.quantize.quantized_input import DynamicActivations
+from jaxcompress.quantize.ranges.find import range_of
 from jaxcompress.quantize.training.annealed import AnnealedBits
 from jaxcompress.quantize.training.fake import (
     DoReFa,
@@ -62,8 +63,8 @@ def prepare(
         spec: what becomes of weights and activations; by default LSQ at 4 bits, weights alone.
         sites: what `jaxcompress.sites` found: which leaves are weights, what their axes mean, and how often each meets
             data. Without it only kernels of two axes are taken, read as (in, out), and used once.
-        stats: what `jaxcompress.observe` found with ``what=("min", "max", "mean_abs")`` or ``"histogram"``: where
-            ranges of activations start. For LSQ a first batch will do.
+        stats: what `jaxcompress.observe` found with ``what="histogram"``: where ranges of activations start (see
+            `Activations`). A first batch will do.
         where: leaves to prepare: globs over paths or a predicate; by default those that ``sites`` show as contraction
             weights or embeddings, without ``sites`` the float leaves of two axes or more.
 
@@ -138,11 +139,7 @@ def _core(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _straight_through(values: jax.Array, shape: Any, bits: Any, core: Any, spec: QAT) -> StraightThrough:
     del shape
     number_format = format_of(spec.format, bits, spec.symmetric, method="prepare")
-    if spec.ranges != "absmax" or spec.format == "levels":
-        raise ValueError(
-            "prepare: method='ste' finds its range anew at every step, which ranges='absmax' and formats with levels "
-            f"of their own allow; got ranges={spec.ranges!r}, format={spec.format!r}"
-        )
+    range_of(spec.ranges, method="prepare")
     return StraightThrough(values, core, spec.format, number_format.bits, spec.symmetric, spec.ranges, values.dtype)
 
 

@@ -28,11 +28,14 @@ class Activations:
     | method | grid | what trains | start |
     | - | - | - | - |
     | ``lsq`` | from 0 on, or signed where the data is | the step | ``2 mean(abs(x)) / sqrt(Qp)``, from ``stats`` |
-    | ``lsq+`` | with an offset | step and offset | the best by squared error, from ``stats`` |
+    | ``lsq+`` | with an offset | step and offset | the least squared error, from ``stats`` |
     | ``pact`` | ``[0, alpha]`` | alpha | the largest value in ``stats``, without them 10 |
     | ``dorefa`` | ``[0, 1]`` | nothing | |
     | ``fixed`` | with an offset | nothing | ``ranges``, from ``stats`` |
     | ``dynamic`` | signed, one for every row of data | nothing | none: every row is measured |
+
+    ``stats`` hold all of it where they were observed with ``what="histogram"``; ``mean_abs``, ``min`` and ``max`` do
+    for LSQ and PACT, and what `jaxcompress.quantize.ranges.required_statistics` names for ``fixed``.
 
     Attributes:
         bits: width of a code, 2 to 8, or a dict from globs over paths to that: what fits none stays float.
@@ -42,7 +45,7 @@ class Activations:
 
     bits: int | Mapping[str, int] = 8
     method: InputMethod = "lsq"
-    ranges: Any = "minmax"
+    ranges: Any = "mse"
 
     def __post_init__(self) -> None:
         """Checks the method and the widths."""
@@ -86,7 +89,7 @@ class QAT:
         symmetric: False: with a zero point (``ste``) or a learned offset (``lsq+``).
         granularity: ``"channel"`` (a scale for each output channel) or ``"tensor"``. DoReFa has one per layer.
         group_size: weights of an output channel that share a scale; None: all of them.
-        ranges: of ``ste``: ``"absmax"``, what the scales reach.
+        ranges: of ``ste``: the name of a range of `jaxcompress.quantize.ranges`; what it clips gets no gradient.
         rescaled: of ``dorefa``, see `jaxcompress.quantize.training.dorefa.dorefa_weights`.
         activations: of the data; None leaves it float.
 
@@ -132,6 +135,10 @@ class QAT:
                     f"QAT: {name}={getattr(self, name)!r} is of method={' or '.join(map(repr, methods))}, not of "
                     f"{self.method!r}"
                 )
+        if self.format == "levels":
+            raise ValueError("QAT: format='levels' has levels that are fitted once, not at every step: use another")
+        if not isinstance(self.ranges, str):
+            raise TypeError(f"QAT: ranges is kept in the leaves by name, got {self.ranges!r}")
         if self.method in _PER_LAYER and self.group_size is not None:
             raise ValueError(f"QAT: method={self.method!r} has one range per layer: leave group_size= out")
 
