@@ -1,5 +1,6 @@
 """Quantization: integers and scales in place of floats."""
 
+from jaxcompress.quantize.activations import activations as activations
 from jaxcompress.quantize.affine import AffineQuantized as AffineQuantized
 from jaxcompress.quantize.affine import Quantized as Quantized
 from jaxcompress.quantize.awq import awq as awq
@@ -12,6 +13,8 @@ from jaxcompress.quantize.formats import Scaling as Scaling
 from jaxcompress.quantize.formats import format_of as format_of
 from jaxcompress.quantize.gptq import gptq as gptq
 from jaxcompress.quantize.packed import PackedInts as PackedInts
+from jaxcompress.quantize.quantized_input import DynamicActivations as DynamicActivations
+from jaxcompress.quantize.quantized_input import StaticActivations as StaticActivations
 from jaxcompress.quantize.rescaled import Rescaled as Rescaled
 from jaxcompress.quantize.rtn import RTN as RTN
 from jaxcompress.quantize.rtn import round_to_nearest as round_to_nearest

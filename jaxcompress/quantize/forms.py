@@ -16,7 +16,8 @@ The rows for ``cpu`` are measured by ``python -m benchmarks.quantize_latency`` (
 makes weight-only quantization no slower than floats; ``integer`` wins from 8 rows on, below the casts cost more than
 they save. On a CPU weight-only quantization saves memory, not time, once there are more rows than that: for speed
 quantize the activations too, or call `jaxcompress.materialize` once before serving. The rows for other platforms are
-not measured yet: there XLA fuses the cast into the product (``scale_after``), and 8-bit products have units of their own.
+not measured yet: there XLA fuses the cast into the product (``scale_after``), and products of 8 bits have their own
+units.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class QuantizedInput(CompressedArray):
             return lax.dot_general(x, dense(leaf.weight), (contract, batch), **options) if out is None else out
 
         def integer(x: jax.Array, leaf: Self) -> jax.Array:
-            out = integer_matmul(leaf.encode(x, contract[0], batch), _codes(leaf.weight), contract, batch)
+            out = integer_matmul(leaf.encode(x, contract[0], batch), _known_codes(leaf), contract, batch)
             return out.astype(preferred_element_type or x.dtype)
 
         return self._choose(x, fake, integer, contract[1], Call.of_matmul(x, self, contract, batch))
@@ -93,7 +93,7 @@ class QuantizedInput(CompressedArray):
             return lax.conv_general_dilated_p.bind(x, dense(leaf.weight), **params) if out is None else out
 
         def integer(x: jax.Array, leaf: Self) -> jax.Array:
-            out = integer_conv(leaf.encode(x, example, NO_BATCH), _codes(leaf.weight), **params)
+            out = integer_conv(leaf.encode(x, example, NO_BATCH), _known_codes(leaf), **params)
             return out.astype(params["preferred_element_type"] or x.dtype)
 
         return self._choose(x, fake, integer, tuple(numbers.rhs_spec[1:]), Call.of_conv(x, self, params))
@@ -225,6 +225,12 @@ def _through(x: jax.Array, values: jax.Array) -> jax.Array:
 
 
 _through.defjvp(lambda primals, tangents: (primals[1], tangents[0]))
+
+
+def _known_codes(leaf: QuantizedInput) -> Codes:
+    codes = _codes(leaf.weight)
+    assert codes is not None, "the form of integers is chosen for weights that have some"
+    return codes
 
 
 def _codes(leaf: ArrayOrLeaf) -> Codes | None:
