@@ -23,7 +23,7 @@ from jaxcompress.quantize.granularity import Granularity
 from jaxcompress.quantize.grouped_matrices import GroupedMatrices
 from jaxcompress.quantize.input_channels import as_factor, by_channel, compute_dtype, of_features
 from jaxcompress.quantize.ranges import find_scaling, range_of
-from jaxcompress.quantize.rescaled import Rescaled
+from jaxcompress.quantize.rescaled import rescaled_at
 from jaxcompress.quantize.shared_inputs import SharedInput, shared_inputs
 from jaxcompress.quantize.spec import Spec
 
@@ -122,13 +122,14 @@ def awq(
     members = [_member(target) for target in targets]
     inputs = [by_channel_mean(target.statistic("mean_abs"), layout=target.layout) for target in targets]
     leaves: dict[int, CompressedArray] = {}
+    factors: dict[int, jax.Array] = {}
     scales: dict[int, jax.Array] = {}
     tree = params
     for shared in shared_inputs(params, targets, symmetries):
         found = _search_together(shared, members, inputs, plans, search)
         if shared.symmetry is None:
             (index,) = shared.targets
-            leaves[index] = found[0]
+            leaves[index], factors[index] = found
         else:
             scales |= dict(zip(shared.targets, found, strict=True))
             tree = shared.absorb(tree, found)
@@ -137,8 +138,8 @@ def awq(
         for index, own in scales.items():
             member = members[index]._replace(weight=now[targets[index].path])
             leaves[index] = _coded_absorbed(member, own, plan=plans[index], clips=search.clips)
-    parts = [target.part for target in targets]
-    return with_parts(tree, parts, [leaves[i] for i in range(len(targets))])
+    tree = with_parts(tree, [target.part for target in targets], [leaves[i] for i in range(len(targets))])
+    return rescaled_at(tree, {targets[index].path: factor for index, factor in factors.items()})
 
 
 class Search(NamedTuple):
@@ -186,10 +187,10 @@ def _member(target: Target) -> Member:
 def _search_together(
     shared: SharedInput, members: Sequence[Member], inputs: Sequence[jax.Array], plans: Sequence[Plan], search: Search
 ) -> list[Any]:
-    """The leaf of a weight by itself; the scales of weights whose scales are absorbed."""
+    """Leaf and factor of a weight by itself; the scales of weights whose scales are absorbed."""
     if shared.symmetry is None:
         (index,) = shared.targets
-        return [_fit(members[index], inputs[index], plan=plans[index], search=search)]
+        return list(_fit(members[index], inputs[index], plan=plans[index], search=search))
     met = shared.merged([inputs[index] for index in shared.targets], "mean")
     free = [shared.free(place) for place in range(len(met))]
     errors = [
@@ -207,13 +208,13 @@ def by_channel_mean(features: jax.Array, *, layout: Matrices) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "search"))
-def _fit(member: Member, inputs: jax.Array, *, plan: Plan, search: Search) -> CompressedArray:
-    """A weight that keeps its scales."""
+def _fit(member: Member, inputs: jax.Array, *, plan: Plan, search: Search) -> tuple[CompressedArray, jax.Array]:
+    """The leaf of a weight that keeps its scales, and the factor of its inputs."""
     scales = _best(_errors(member, inputs, None, plan=plan, steps=search.steps), inputs, None, steps=search.steps)
     own = _split(member, plan)
     scaled = own.weight * _of_features(plan, scales)[:, None, :, None].astype(own.weight.dtype)
-    values = _coded(own._replace(weight=scaled), scales, plan, search.clips, member.weight.dtype)
-    return Rescaled(values, as_factor(plan.view.layout, 1 / scales))
+    leaf = _coded(own._replace(weight=scaled), scales, plan, search.clips, member.weight.dtype)
+    return leaf, as_factor(plan.view.layout, 1 / scales)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "clips"))

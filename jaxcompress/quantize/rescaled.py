@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, dense, is_compressed, leaf_kind
+from jaxcompress.core.paths import flatten_with_paths, replace_at
 
 Axes = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -139,3 +140,14 @@ def _scaled(x: jax.Array, factor: jax.Array) -> jax.Array:
     """``x * factor`` in the dtype of ``x``, multiplied in the wider one."""
     wide = max(jnp.dtype(x.dtype), jnp.dtype(factor.dtype), key=lambda dtype: dtype.itemsize)
     return (x.astype(wide) * factor.astype(wide)).astype(x.dtype)
+
+
+def rescaled_at(params: Any, factors: Mapping[str, jax.Array]) -> Any:
+    """The tree with leaves under a factor of their inputs, by path.
+
+    Example:
+        >>> rescaled_at({"w": jnp.ones((2, 3))}, {"w": jnp.ones((2, 1))})["w"]
+        Rescaled(values=float32[2,3], factor=float32[2,1])
+    """
+    now = dict(zip(*flatten_with_paths(params)[:2], strict=True))
+    return replace_at(params, {path: Rescaled(now[path], factor) for path, factor in factors.items()})
