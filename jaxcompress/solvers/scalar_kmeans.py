@@ -12,6 +12,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple, TypeAlias
 
 import jax
@@ -22,7 +23,7 @@ from jaxcompress.solvers.intervals import best_intervals
 
 Init: TypeAlias = Literal["linear", "density", "quantile", "optimal"]
 
-_BLOCK = 256
+_LARGEST_BLOCK = 256
 _ITEMS = 512  # that the dynamic programme of "optimal" cuts
 
 
@@ -118,19 +119,20 @@ def nearest(x: jax.Array, codebook: jax.Array) -> jax.Array:
 
 
 class _Blocks(NamedTuple):
-    """Sorted values in rows of `_BLOCK`, padded with weight 0; and per row: centre, and moments about it."""
+    """Sorted values in rows of one size, padded with weight 0; and per row: centre, and moments about it."""
 
-    values: jax.Array  # [rows, _BLOCK]
-    weights: jax.Array  # [rows, _BLOCK]
+    values: jax.Array  # [rows, size]
+    weights: jax.Array  # [rows, size]
     centre: jax.Array  # [rows]
     moments: tuple[jax.Array, jax.Array, jax.Array]  # each [rows]: of orders 0, 1, 2
 
 
 def _blocks(x: jax.Array, weights: jax.Array) -> _Blocks:
     x, weights = lax.sort((x, weights), num_keys=1)
-    padding = -x.size % _BLOCK
-    values = jnp.pad(x, (0, padding), mode="edge").reshape(-1, _BLOCK)
-    weights = jnp.pad(weights, (0, padding)).reshape(-1, _BLOCK)
+    size = min(_LARGEST_BLOCK, 2 ** (math.isqrt(x.size).bit_length() - 1))  # about as many blocks as entries of one
+    padding = -x.size % size
+    values = jnp.pad(x, (0, padding), mode="edge").reshape(-1, size)
+    weights = jnp.pad(weights, (0, padding)).reshape(-1, size)
     centre = 0.5 * values[:, 0] + 0.5 * values[:, -1]
     return _Blocks(values, weights, centre, _moments(weights, values - centre[:, None]))
 
@@ -260,8 +262,8 @@ def _interval_moments(
     blocks: _Blocks, about: jax.Array, start: jax.Array, end: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Moments of orders 0, 1 and 2 of the sorted positions ``[start, end)`` about a value; one per interval."""
-    rows = blocks.centre.shape[0]
-    first, last = start // _BLOCK, end // _BLOCK  # the blocks that hold the ends; `last` may lie past the array
+    rows, size = blocks.values.shape
+    first, last = start // size, end // size  # the blocks that hold the ends; `last` may lie past the array
     index = jnp.arange(rows, dtype=jnp.int32)
     inside = (index[None, :] > first[:, None]) & (index[None, :] < last[:, None])  # [intervals, rows]
     m0, m1, m2 = (jnp.where(inside, moment[None, :], 0) for moment in blocks.moments)
@@ -277,7 +279,8 @@ def _part_moments(
     blocks: _Blocks, about: jax.Array, row: jax.Array, start: jax.Array, end: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Moments of what ``[start, end)`` holds of one block, entry by entry; nothing of a block past the array."""
-    position = row[:, None] * _BLOCK + jnp.arange(_BLOCK, dtype=jnp.int32)[None, :]  # [intervals, _BLOCK]
+    size = blocks.values.shape[1]
+    position = row[:, None] * size + jnp.arange(size, dtype=jnp.int32)[None, :]  # [intervals, size]
     inside = (position >= start[:, None]) & (position < jnp.minimum(end, blocks.values.size)[:, None])
     row = jnp.minimum(row, blocks.centre.shape[0] - 1)
     return _moments(jnp.where(inside, blocks.weights[row], 0), blocks.values[row] - about[:, None])

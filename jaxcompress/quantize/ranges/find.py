@@ -111,7 +111,7 @@ def find_scaling(
     )
     if not fitting:
         raise ValueError(
-            f"find_scaling: scale_shape must have the axes of x, each dividing its size, got {scale_shape} for {x.shape}"
+            f"find_scaling: scale_shape must have the axes of x, each dividing, got {scale_shape} for {x.shape}"
         )
     return _find(x, weights, support, scale_shape=scale_shape, format=format, range=range)
 

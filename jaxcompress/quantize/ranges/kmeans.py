@@ -16,6 +16,7 @@ from jaxcompress.quantize.ranges.table import require_levels, scaling_of, with_z
 from jaxcompress.solvers.scalar_kmeans import nearest, scalar_kmeans
 
 _AT_ONCE = 2**22  # numbers that the rows of a batch may hold
+_SETTLING = 10  # iterations after one level has moved a little
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,16 +55,8 @@ class KMeans(Range):
         return scalar_kmeans(row, weights, levels=levels, init="quantile", iterations=self.iterations).codebook
 
     def _with_zero(self, row: jax.Array, weights: jax.Array | None = None, *, levels: int) -> jax.Array:
-        """The better of two: zero added to fewer levels, fitted to what is not zero, or put in place of the nearest."""
+        """The level nearest to zero becomes zero and is held fast while Lloyd's iteration settles the others."""
         mass = jnp.ones_like(row) if weights is None else weights
-        others = self._free(row, jnp.where(row == 0, 0, mass), levels=levels - 1)
-        added = jnp.sort(jnp.concatenate([others, jnp.zeros((1,), row.dtype)]))
-        tables = [self._settled(row, mass, with_zero(table)) for table in (added, self._free(row, mass, levels=levels))]
-        errors = [jnp.sum(mass * jnp.square(row - table[nearest(row, table)])) for table in tables]
-        return jnp.where(errors[0] <= errors[1], *tables)
-
-    def _settled(self, row: jax.Array, mass: jax.Array, table: jax.Array) -> jax.Array:
-        """Lloyd's iteration with the zero of the table held fast."""
 
         def improve(_: jax.Array, table: jax.Array) -> jax.Array:
             codes = nearest(row, table)
@@ -72,4 +65,5 @@ class KMeans(Range):
             moves = (held > 0) & (table != 0)
             return jnp.sort(jnp.where(moves, total / jnp.where(moves, held, 1), table))
 
-        return jax.lax.fori_loop(0, self.iterations, improve, table)
+        table = with_zero(self._free(row, mass, levels=levels))
+        return jax.lax.fori_loop(0, min(self.iterations, _SETTLING), improve, table)
