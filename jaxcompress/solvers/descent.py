@@ -90,20 +90,20 @@ def descend_weights(
         before = lax.dynamic_slice_in_dim(values, first, block)
         free = lax.dynamic_slice_in_dim(allowed, first, block)
 
-        def settle_one(i: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            values, gradient = state
+        def settle_one(i: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            values, gradient, step, along = state  # the step of the feature before comes first, as in `obs_sweep`
             value = lax.dynamic_index_in_dim(values, i, keepdims=False)
+            slope = lax.dynamic_index_in_dim(gradient, i, keepdims=False)
+            slope = slope - lax.dynamic_index_in_dim(along, i, keepdims=False) * step
+            gradient = gradient - along[:, None] * step[None]
             along = lax.dynamic_index_in_dim(own, i, keepdims=False)
-            best = value + lax.dynamic_index_in_dim(gradient, i, keepdims=False) / along[i]
-            best = rounding(best, jnp.minimum(first + i, features - 1)).astype(value.dtype)
+            best = rounding(value + slope / along[i], jnp.minimum(first + i, features - 1)).astype(value.dtype)
             best = jnp.where(lax.dynamic_index_in_dim(free, i, keepdims=False), best, value)
-            return (
-                lax.dynamic_update_index_in_dim(values, best, i, 0),
-                gradient - along[:, None] * (best - value)[None],
-            )
+            return lax.dynamic_update_index_in_dim(values, best, i, 0), gradient, best - value, along
 
         inside = lax.dynamic_slice_in_dim(gradient, first, block)
-        after, _ = lax.fori_loop(0, block, settle_one, (before, inside))
+        start = (before, inside, jnp.zeros_like(before[0]), jnp.zeros_like(before[:, 0]))
+        after = lax.fori_loop(0, block, settle_one, start)[0]
         columns = lax.dynamic_slice_in_dim(padded, first, block, 1)
         gradient = gradient - _product(columns, after - before)
         return lax.dynamic_update_slice_in_dim(values, after, first, 0), gradient

@@ -183,17 +183,23 @@ def _settle(
             fitted = jax.tree.map(lambda to, part: lax.dynamic_update_index_in_dim(to, part, g, 0), fitted, found[0])
 
         def settle_one(i: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            rows, errors = state
+            rows, errors, error, along = state
+            # The correction of the feature before comes first. Were it applied in its own step, XLA would fuse it with
+            # the rounding, and round every value again for every feature of the block.
             before = lax.dynamic_index_in_dim(rows, i, keepdims=False)
+            before = before - lax.dynamic_index_in_dim(along, i, keepdims=False) * error
+            rows = rows - along[:, None] * error[None]
             stays = lax.dynamic_index_in_dim(mask, i, keepdims=False)
             after = jnp.where(stays, rounding(before, first + i, *found), jnp.zeros_like(before))
             along = lax.dynamic_index_in_dim(factor, i, keepdims=False)
             error = (before - after) / along[i]
-            along = jnp.where(order > i, along, jnp.zeros_like(along))
-            rows = lax.dynamic_update_index_in_dim(rows - along[:, None] * error[None], after, i, 0)
-            return rows, lax.dynamic_update_index_in_dim(errors, error, i, 0)
+            rows = lax.dynamic_update_index_in_dim(rows, after, i, 0)
+            errors = lax.dynamic_update_index_in_dim(errors, error, i, 0)
+            return rows, errors, error, jnp.where(order > i, along, jnp.zeros_like(along))
 
-        return *lax.fori_loop(at, at + group, settle_one, (rows, errors)), mask, fitted
+        start = (rows, errors, jnp.zeros_like(rows[0]), jnp.zeros_like(rows[:, 0]))
+        rows, errors, error, along = lax.fori_loop(at, at + group, settle_one, start)
+        return rows - along[:, None] * error[None], errors, mask, fitted
 
     state = (rows, jnp.zeros_like(rows), allowed, _room_for(fit, group, rows, block // group))
     rows, errors, mask, fitted = lax.fori_loop(0, block // group, settle_group, state)
