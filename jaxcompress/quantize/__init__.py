@@ -5,9 +5,14 @@ from jaxcompress.quantize.affine import AffineQuantized as AffineQuantized
 from jaxcompress.quantize.affine import Quantized as Quantized
 from jaxcompress.quantize.awq import awq as awq
 from jaxcompress.quantize.awq import awq_scales as awq_scales
+from jaxcompress.quantize.batchnorms import BatchNorm as BatchNorm
 from jaxcompress.quantize.binary import Binary as Binary
 from jaxcompress.quantize.binary import binarize as binarize
 from jaxcompress.quantize.binary import binary as binary
+from jaxcompress.quantize.equalize import equalize as equalize
+from jaxcompress.quantize.equalize import equalizing_scales as equalizing_scales
+from jaxcompress.quantize.fold import find_batchnorms as find_batchnorms
+from jaxcompress.quantize.fold import fold_batchnorm as fold_batchnorm
 from jaxcompress.quantize.formats import Format as Format
 from jaxcompress.quantize.formats import Scaling as Scaling
 from jaxcompress.quantize.formats import format_of as format_of
@@ -19,6 +24,9 @@ from jaxcompress.quantize.rescaled import Rescaled as Rescaled
 from jaxcompress.quantize.rtn import RTN as RTN
 from jaxcompress.quantize.rtn import round_to_nearest as round_to_nearest
 from jaxcompress.quantize.rtn import rtn as rtn
+from jaxcompress.quantize.smooth import smooth as smooth
+from jaxcompress.quantize.smooth import smooth_scales as smooth_scales
+from jaxcompress.quantize.smoothquant import smoothquant as smoothquant
 from jaxcompress.quantize.spec import Spec as Spec
 from jaxcompress.quantize.tabled import FixedTable as FixedTable
 from jaxcompress.quantize.tabled import Tabled as Tabled
