@@ -182,6 +182,8 @@ def _inside(
         return [Part(path, fields, jnp.asarray(leaf), support, roles)]
     if whole is not None and whole(leaf):
         return [Part(path, fields, leaf, support, roles)]
+    if leaf.sealed:
+        raise ValueError(f"{method}: {'/'.join((path, *fields))!r} is a {leaf.kind} leaf, {leaf.sealed}")
     alignment = {name: axes for name, axes in leaf.alignment().items() if name in leaf.trainable}
     if {axis for axes in alignment.values() for axis in axes} - {None} != set(range(leaf.ndim)):
         raise ValueError(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from jax.core import Tracer
 from jaxcompress.core.parts import Part, find_parts, require_finite, setting_at, with_parts
 from jaxcompress.core.paths import Where
 from jaxcompress.factorize.lowrank import LowRank
+from jaxcompress.factorize.matrix import Matrix, matrix_of
 from jaxcompress.solvers.lowrank import Method, break_even_rank, rank_for_energy, truncated_svd
 
 if TYPE_CHECKING:
@@ -126,37 +126,10 @@ class SVD:
         return svd(params, rank=self.rank, method=self.method, where=self.where, sites=sites)
 
 
-class _Matrix(NamedTuple):
-    """How an array is read as a matrix, or a stack of them."""
-
-    stack: tuple[int, ...]  # sizes
-    rows: tuple[int, ...]
-    cols: tuple[int, ...]
-
-    @property
-    def axes(self) -> tuple[int, int]:
-        return len(self.rows), len(self.cols)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return math.prod(self.rows), math.prod(self.cols)
-
-
-def _matrix(part: Part) -> _Matrix:
+def _matrix(part: Part) -> Matrix:
     if part.fields[-1:] in (("u",), ("v",)):
         raise ValueError(f"svd: {part.path!r} is factorized already: materialize it first (jc.materialize)")
-    roles = part.known_roles("svd")
-    sizes = tuple(tuple(part.array.shape[axis] for axis in axes) for axes in (roles.contracting, roles.output))
-    stack = tuple(part.array.shape[axis] for axis in roles.stack)
-    order = tuple(range(part.array.ndim))
-    if order == (*roles.stack, *roles.contracting, *roles.output) and roles.output:
-        return _Matrix(stack, sizes[0], sizes[1])
-    if order == (*roles.stack, *roles.output, *roles.contracting) and roles.output:
-        return _Matrix(stack, sizes[1], sizes[0])
-    raise ValueError(
-        f"svd: {part.name!r} (shape {part.array.shape}) is no matrix from its contracted axes {roles.contracting} to "
-        f"its output axes {roles.output}: each must be neighbours, after the stack axes {roles.stack}"
-    )
+    return matrix_of(part, "svd")
 
 
 def _check_rank(name: str, rank: Any) -> None:
@@ -165,7 +138,7 @@ def _check_rank(name: str, rank: Any) -> None:
         raise ValueError(f"svd: rank must be a positive integer or a fraction in (0, 1), got {rank!r} for {name!r}")
 
 
-def _check_saving(name: str, count: int, asked: int | float, matrix: _Matrix) -> None:
+def _check_saving(name: str, count: int, asked: int | float, matrix: Matrix) -> None:
     m, n = matrix.shape
     if count >= break_even_rank(m, n):
         reason = "" if isinstance(asked, int) else f", which {asked:g} of the energy takes,"
@@ -175,14 +148,14 @@ def _check_saving(name: str, count: int, asked: int | float, matrix: _Matrix) ->
         )
 
 
-def _ranks(arrays: Sequence[jax.Array], energy: float, *, matrix: _Matrix) -> list[int]:
+def _ranks(arrays: Sequence[jax.Array], energy: float, *, matrix: Matrix) -> list[int]:
     if any(isinstance(array, Tracer) for array in arrays):
         raise TypeError("svd: a fraction as rank= decides shapes and needs concrete arrays: call svd outside jit")
     return [int(rank) for rank in _needed(list(arrays), energy, matrix=matrix)]
 
 
 @functools.partial(jax.jit, static_argnames="matrix")
-def _needed(arrays: Sequence[jax.Array], energy: float, *, matrix: _Matrix) -> jax.Array:
+def _needed(arrays: Sequence[jax.Array], energy: float, *, matrix: Matrix) -> jax.Array:
     stacked = _as_matrices(arrays, matrix)
     needed = rank_for_energy(truncated_svd(stacked, rank=min(matrix.shape)).s, energy)
     return needed.reshape(len(arrays), -1).max(axis=1)
@@ -190,7 +163,7 @@ def _needed(arrays: Sequence[jax.Array], energy: float, *, matrix: _Matrix) -> j
 
 @functools.partial(jax.jit, static_argnames=("matrix", "rank", "method"))
 def _factorize(
-    arrays: Sequence[jax.Array], *, matrix: _Matrix, rank: int, method: Method
+    arrays: Sequence[jax.Array], *, matrix: Matrix, rank: int, method: Method
 ) -> list[tuple[jax.Array, jax.Array]]:
     u, v = svd_factors(_as_matrices(arrays, matrix), rank=rank, method=method)
     u = u.reshape(len(arrays), *matrix.stack, *matrix.rows, rank)
@@ -198,5 +171,5 @@ def _factorize(
     return [(u[i], v[i]) for i in range(len(arrays))]
 
 
-def _as_matrices(arrays: Sequence[jax.Array], matrix: _Matrix) -> jax.Array:
+def _as_matrices(arrays: Sequence[jax.Array], matrix: Matrix) -> jax.Array:
     return jnp.stack(arrays).reshape(len(arrays), *matrix.stack, *matrix.shape)
