@@ -6,6 +6,7 @@ from jaxcompress.quantize.affine import Quantized as Quantized
 from jaxcompress.quantize.awq import awq as awq
 from jaxcompress.quantize.awq import awq_scales as awq_scales
 from jaxcompress.quantize.batchnorms import BatchNorm as BatchNorm
+from jaxcompress.quantize.bias_correction import bias_correction as bias_correction
 from jaxcompress.quantize.binary import Binary as Binary
 from jaxcompress.quantize.binary import binarize as binarize
 from jaxcompress.quantize.binary import binary as binary

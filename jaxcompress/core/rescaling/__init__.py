@@ -6,3 +6,4 @@ from jaxcompress.core.rescaling.result import Member as Member
 from jaxcompress.core.rescaling.result import Symmetries as Symmetries
 from jaxcompress.core.rescaling.result import Symmetry as Symmetry
 from jaxcompress.core.rescaling.result import apply as apply
+from jaxcompress.core.rescaling.result import spread as spread

@@ -18,7 +18,7 @@ from jaxcompress.core.rescaling.fields import Equation, Field, Term
 from jaxcompress.core.rescaling.result import Excluded, Member, Symmetries, Symmetry
 from jaxcompress.core.rescaling.solve import Block, Vector, solve
 from jaxcompress.core.rescaling.walk import Walk
-from jaxcompress.core.sites import Site, sites
+from jaxcompress.core.sites import CONTRACTIONS, Site, sites
 
 _LARGEST = 1 << 16
 _MOST = 12  # weights of a block among which pairs are sought
@@ -109,7 +109,7 @@ def _argument(walk: Walk, parts: list[_Part], path: str, shape: tuple[int, ...],
 def _groups(shape: tuple[int, ...], met: Sequence[Site]) -> Iterable[tuple[tuple[int, ...], str]]:
     """Axes that are scaled together: stack and contracted ones, stack and outputs, all of a bias or a statistic."""
     wide = {axis for axis, size in enumerate(shape) if size > 1}
-    contracted = [site for site in met if site.contracting]
+    contracted = [site for site in met if site.primitive in CONTRACTIONS]  # an axis of length 1 may be missing
     readings = {(site.stack, site.contracting, site.output) for site in contracted}
     if 0 in shape:
         return

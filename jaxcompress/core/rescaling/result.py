@@ -40,12 +40,17 @@ class Member:
 
     def factor(self, scales: jax.Array, ndim: int) -> jax.Array:
         """What the leaf is multiplied by: an array of its ``ndim`` axes, of length 1 along those not named."""
-        powers = {1.0: lambda s: s, -1.0: jnp.reciprocal}.get(self.exponent, lambda s: s**self.exponent)(scales)
-        full = jnp.concatenate([powers, jnp.ones_like(powers[:1])])[jnp.asarray(self.units)]  # -1: the one at the end
-        shape = [1] * ndim
-        for axis, size in zip(self.axes, self.units.shape, strict=True):
-            shape[axis] = size
-        return full.reshape(shape)
+        return spread(scales, self.units, self.axes, self.exponent, ndim)
+
+
+def spread(scales: jax.Array, units: ArrayLike, axes: Sequence[int], exponent: float, ndim: int) -> jax.Array:
+    """Powers of scales laid out along some axes of an array of ``ndim``; 1 where the unit is -1."""
+    powers = scales if exponent == 1 else 1 / scales if exponent == -1 else scales**exponent
+    full = jnp.concatenate([powers, jnp.ones_like(powers[:1])])[jnp.asarray(units)]  # -1: the one at the end
+    shape = [1] * ndim
+    for axis, size in zip(axes, full.shape, strict=True):
+        shape[axis] = size
+    return full.reshape(shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
