@@ -21,6 +21,7 @@ from jaxcompress.prune.masked import Masked
 from jaxcompress.prune.packed_nm import PackedNM
 from jaxcompress.quantize.affine import AffineQuantized, Quantized
 from jaxcompress.quantize.packed import PackedInts
+from jaxcompress.quantize.quantized_input import DynamicActivations, StaticActivations
 from jaxcompress.quantize.rescaled import Rescaled
 from jaxcompress.quantize.tabled import FixedTable, Tabled
 
@@ -186,6 +187,21 @@ RELATED: dict[str, Compressor] = {
     "mxfp4": mxfp4,
 }
 """Kinds that only look up otherwise what another one multiplies: they meet the models in the full product alone."""
+
+
+def dynamic_input(w: Any, stack: int) -> CompressedArray:
+    """int8 that meets int8 data, a grid for every row."""
+    return DynamicActivations(int8(w, stack), 8)
+
+
+def static_input(w: Any, stack: int) -> CompressedArray:
+    """int8 that meets int8 data on a fixed grid per layer."""
+    grid = (*w.shape[:stack], 1)
+    return StaticActivations(int8(w, stack), jnp.full(grid, 0.05, jnp.float32), jnp.full(grid, 3, jnp.int8), 8)
+
+
+ROUNDING_DATA: dict[str, Compressor] = {"dynamic_input": dynamic_input, "static_input": static_input}
+"""Kinds that round the data they meet: `test_activation_law` holds their forms against each other."""
 
 
 def numbers(w: Any) -> np.ndarray:

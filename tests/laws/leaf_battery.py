@@ -89,6 +89,12 @@ def stacks(compress: Compressor) -> None:
     np.testing.assert_allclose(mapped, dense, rtol=1e-6, atol=1e-6)
     _, scanned = jax.lax.scan(lambda carry, leaf: (carry, leaf.materialize()), 0, stacked)
     np.testing.assert_allclose(scanned, dense, rtol=1e-6, atol=1e-6)
+
+
+def scanned_product(compress: Compressor) -> None:
+    """The layers of a stacked leaf multiply inside `scan`, forwards and transposed."""
+    stacked = compress(matrix(stack=True), 1)
+    dense = stacked.materialize()
     x = jnp.ones((2, SHAPE[0]))
 
     def through(params: Any, x: jax.Array) -> jax.Array:

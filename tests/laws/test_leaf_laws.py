@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import pytest
 
 from tests.laws import leaf_battery as laws
-from tests.laws.compressors import KINDS, RELATED
+from tests.laws.compressors import KINDS, RELATED, ROUNDING_DATA
 
-every_kind = pytest.mark.parametrize("compress", (KINDS | RELATED).values(), ids=KINDS | RELATED)
+ALL = KINDS | RELATED | ROUNDING_DATA
+every_kind = pytest.mark.parametrize("compress", ALL.values(), ids=ALL)
 
 
 @every_kind
@@ -28,6 +29,11 @@ def test_pytree(compress):
 @every_kind
 def test_stacks(compress):
     laws.stacks(compress)
+
+
+@pytest.mark.parametrize("compress", (KINDS | RELATED).values(), ids=KINDS | RELATED)
+def test_scanned_product(compress):
+    laws.scanned_product(compress)
 
 
 @every_kind
