@@ -115,7 +115,10 @@ def _groups(shape: tuple[int, ...], met: Sequence[Site]) -> Iterable[tuple[tuple
         return
     if len(readings) == 1 and not any(site.lookup for site in met):
         first = contracted[0]
-        groups = [(set(first.contracting) - set(first.spatial), "contracting"), (set(first.output), "output")]
+        groups = [
+            (set(first.contracting) - set(first.spatial), "contracting"),
+            (set(range(len(shape))).difference(first.contracting, first.stack), "output"),
+        ]
         stack = wide & set(first.stack)
         for axes, role in groups:
             if wide & axes:
@@ -133,7 +136,7 @@ def _groups(shape: tuple[int, ...], met: Sequence[Site]) -> Iterable[tuple[tuple
 def _role(axis: int, contracted: Sequence[Site]) -> str:
     if any(axis in site.contracting for site in contracted):
         return "contracting"
-    return "output" if any(axis in site.output for site in contracted) else "other"
+    return "output" if any(axis not in site.stack for site in contracted) else "other"
 
 
 class _Found:
