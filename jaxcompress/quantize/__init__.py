@@ -18,6 +18,8 @@ from jaxcompress.quantize.formats import Format as Format
 from jaxcompress.quantize.formats import Scaling as Scaling
 from jaxcompress.quantize.formats import format_of as format_of
 from jaxcompress.quantize.gptq import gptq as gptq
+from jaxcompress.quantize.in_form import InForm as InForm
+from jaxcompress.quantize.in_form import with_form as with_form
 from jaxcompress.quantize.packed import PackedInts as PackedInts
 from jaxcompress.quantize.quantized_input import DynamicActivations as DynamicActivations
 from jaxcompress.quantize.quantized_input import StaticActivations as StaticActivations

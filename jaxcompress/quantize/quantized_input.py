@@ -250,7 +250,9 @@ def _codes(leaf: ArrayOrLeaf) -> Codes | None:
     if len(inside) != 1 or any(field.dtype != jnp.bool_ for field in held if field is not inside[0]):
         return None
     codes, support = _codes(inside[0]), leaf.support()
-    if codes is None or support is None:
+    if codes is None or len(held) == 1:  # a leaf around a leaf and no more: another form of the same weight
+        return codes
+    if support is None:
         return None
     zero = jnp.zeros((), jnp.int8) if codes.zero_point is None else codes.zero_point.astype(jnp.int8)
     return codes._replace(codes=jnp.where(support, codes.codes, jnp.broadcast_to(zero, codes.codes.shape)))
