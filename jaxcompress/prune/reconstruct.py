@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,13 +12,12 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxcompress.core.leaf import dense, is_compressed
+from jaxcompress.core.leaf import is_compressed
+from jaxcompress.core.mean_outputs import Keep, kept_along, with_mean_outputs
 from jaxcompress.core.moments import Matrices, Statistics, matrices_of, observed_paths
 from jaxcompress.core.paths import Where, flatten_with_paths, replace_at, select
 from jaxcompress.core.targets import Target, find_targets, over_batch, require_solved
 from jaxcompress.solvers.sparse_fit import damped
-
-Keep = Mapping[tuple[str, int], ArrayLike]
 
 
 def reconstruct(params: Any, stats: Statistics, keep: Keep, *, damping: ArrayLike = 1e-3, where: Where = None) -> Any:
@@ -114,31 +113,16 @@ def compensate_bias(
         >>> compensate_bias(params, pruned, stats)["bias"].tolist()
         [3.0]
     """
-    paths, leaves, _ = flatten_with_paths(pruned)
-    after = dict(zip(paths, leaves, strict=True))
-    before = dict(zip(*flatten_with_paths(params)[:2], strict=True))
-    known = [path for path in observed_paths(stats, "mean") if after.get(path) is not before.get(path)]
-    chosen = set(known) if where is None else set(select(params, where))
-    if not chosen:
-        raise ValueError("compensate_bias: pruned has no observed weight that differs from params")
-    targets = find_targets(
-        params, stats, where=lambda path, leaf: path in chosen, method="compensate_bias", name="mean"
+    return with_mean_outputs(
+        params,
+        pruned,
+        stats,
+        biases=biases,
+        keep=keep,
+        where=where,
+        method="compensate_bias",
+        argument="pruned",
     )
-    changes: dict[str, jax.Array] = {}
-    for target in targets:
-        path = _bias_path(target, after, biases)
-        bias: Any = changes.get(path, after[path])
-        lost = _lost(target.weight, dense(after[target.path]), target.statistic("mean"), layout=target.layout)
-        lost = lost.reshape(
-            [target.weight.shape[axis] for axis in (*target.layout.roles.stack, *target.layout.roles.output)]
-        )
-        for axis, kept in _dropping(target, keep, target.layout.roles.output).items():
-            at = (*target.layout.roles.stack, *target.layout.roles.output).index(axis)
-            lost = jnp.where(
-                jnp.expand_dims(kept, [i for i in range(lost.ndim) if i != at]), lost, jnp.zeros_like(lost)
-            )
-        changes[path] = bias + lost.reshape(bias.shape).astype(bias.dtype)
-    return replace_at(pruned, changes)
 
 
 def _readers(params: Any, stats: Statistics, keep: Keep) -> list[str]:
@@ -160,24 +144,11 @@ def _shapes(params: Any) -> tuple[list[str], list[tuple[int, ...]]]:
     return paths, [tuple(np.shape(leaf)) if not is_compressed(leaf) else leaf.shape for leaf in leaves]
 
 
-def _dropping(target: Target, keep: Keep | None, axes: Sequence[int]) -> dict[int, jax.Array]:
-    """Of those axes of a weight that ``keep`` names, which indices stay."""
-    found = {}
-    for (path, axis), indices in (keep or {}).items():
-        if path != target.path or axis not in axes:
-            continue
-        size, kept = target.weight.shape[axis], np.asarray(indices)
-        if kept.size and not (kept.min() >= 0 and kept.max() < size):
-            raise ValueError(f"{target.method}: keep= has indices outside of axis {axis} of {path!r}, which has {size}")
-        found[axis] = jnp.asarray(np.isin(np.arange(size), kept))
-    return found
-
-
 def _kept_features(target: Target, keep: Keep) -> jax.Array:
     """Which rows of the matrices stay, ``[features]``."""
     layout = target.layout
     stays = jnp.ones(layout.shape, bool)
-    for axis, kept in _dropping(target, keep, layout.roles.contracting).items():
+    for axis, kept in kept_along(target, keep, layout.roles.contracting).items():
         stays &= jnp.expand_dims(kept, [i for i in range(len(layout.shape)) if i != axis])
     return layout.split(stays)[0, :, 0]
 
@@ -206,27 +177,3 @@ def _fit(
 
     fitted = layout.join(over_batch(one, (w, moment)))
     return fitted.astype(weight.dtype), jnp.isfinite(fitted).all()
-
-
-@functools.partial(jax.jit, static_argnames="layout")
-def _lost(weight: jax.Array, left: jax.Array, mean: jax.Array, *, layout: Matrices) -> jax.Array:
-    """The mean output of what was removed, ``[batch, outputs]``."""
-    wide = jnp.promote_types(weight.dtype, jnp.float32)
-    difference = layout.split(weight.astype(wide) - left.astype(wide))
-    return jnp.einsum("bf,bfo->bo", mean.astype(wide), difference, precision=lax.Precision.HIGHEST)
-
-
-def _bias_path(target: Target, leaves: Mapping[str, Any], biases: Mapping[str, str] | None) -> str:
-    """The bias that is added to a weight's outputs."""
-    roles, shape = target.layout.roles, target.weight.shape
-    outputs = tuple(shape[axis] for axis in (*roles.stack, *roles.output))
-    given = (biases or {}).get(target.path)
-    folder = target.path.rpartition("/")[0]
-    candidates = [given] if given else [f"{folder}/{name}".lstrip("/") for name in ("bias", "b", "offset")]
-    for path in candidates:
-        if path in leaves and not is_compressed(leaves[path]) and leaves[path].size == np.prod(outputs, dtype=int):
-            return path
-    raise ValueError(
-        f"compensate_bias: found no bias of shape {outputs} for {target.path!r} at {candidates}: name it in biases=, "
-        "or leave the weight out with where="
-    )
