@@ -121,8 +121,8 @@ def lenet_rows(name: str, job: Job, baseline: Baseline, train: Images, test: Ima
             "dense_bytes": file_bytes(dense),
         }
         print(
-            f"{name}: error {found['dense']:.2f} % dense, {found['error']:.2f} % converted, {found['fake']:.2f} % as it "
-            f"trained, {time.perf_counter() - start:.0f} s",
+            f"{name}: error {found['dense']:.2f} % dense, {found['error']:.2f} % converted, {found['fake']:.2f} % as "
+            f"it trained, {time.perf_counter() - start:.0f} s",
             flush=True,
         )
         return found
