@@ -1,6 +1,7 @@
 """Quantization: integers and scales in place of floats."""
 
 from jaxcompress.quantize.activations import activations as activations
+from jaxcompress.quantize.adaround import adaround as adaround
 from jaxcompress.quantize.affine import AffineQuantized as AffineQuantized
 from jaxcompress.quantize.affine import Quantized as Quantized
 from jaxcompress.quantize.awq import awq as awq
