@@ -1,8 +1,8 @@
 """Products of quantized data with quantized weights: integers times integers, the scales after the sum.
 
-Data is ``(codes - zero_point) * scale`` with one scale for all that is summed, a weight ``(codes - zero_point) * scale``
-with a scale that is constant along the sum. The sum over the codes is an int32; what the zero points add to it are sums
-over the codes of one side (Jacob et al., 2018, equation 7). It is exact below ``2^17`` summands of 8 bits.
+Both sides are ``(codes - zero_point) * scale`` with scales that are constant along the sum. The sum over the codes is an
+int32; what the zero points add to it are sums over the codes of one side (Jacob et al., 2018, equation 7). It is exact
+below ``2^17`` summands of 8 bits.
 
 References:
     Jacob et al., 2018, section 2.3. https://arxiv.org/abs/1712.05877
@@ -64,9 +64,9 @@ def integer_matmul(x: Codes, w: Codes, contract: Axes, batch: Axes) -> jax.Array
         zero_x = None if x.zero_point is None else place_x(x.zero_point)
         zero_w = None if w.zero_point is None else place_w(w.zero_point)
         if zero_x is not None:
-            total = total - zero_x * place_w(_sums(w.codes, contract[1]))
+            total = total - zero_x * place_w(_sums(w.codes, contract[1], batch[1]))
         if zero_w is not None:
-            total = total - zero_w * place_x(_sums(x.codes, contract[0]))
+            total = total - zero_w * place_x(_sums(x.codes, contract[0], batch[0]))
         if zero_x is not None and zero_w is not None:
             total = total + zero_x * zero_w * count
     scale = jnp.float32
@@ -110,8 +110,15 @@ def integer_conv(x: Codes, w: Codes, **params: Any) -> jax.Array:
     return total.astype(jnp.float32) * scale.astype(jnp.float32)
 
 
-def _sums(codes: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    return jnp.sum(codes, axis=axes, keepdims=True, dtype=jnp.int32)
+def _sums(codes: jax.Array, axes: tuple[int, ...], batch: tuple[int, ...]) -> jax.Array:
+    """Sums along ``axes``, kept with size 1; a product with ones, which is faster than adding up 8-bit integers."""
+    shape = [codes.shape[axis] for axis in (*batch, *axes)]
+    ones = jnp.ones(shape, codes.dtype)
+    numbers = ((tuple(range(len(batch), len(shape))), axes), (tuple(range(len(batch))), batch))
+    sums = lax.dot_general(ones, codes, numbers, preferred_element_type=jnp.int32)
+    free = [axis for axis in range(codes.ndim) if axis not in {*axes, *batch}]
+    order = [(*batch, *free).index(axis) for axis in range(codes.ndim) if axis not in axes]
+    return jnp.expand_dims(lax.transpose(sums, order), axes)
 
 
 def _places(x_ndim: int, w_ndim: int, contract: Axes, batch: Axes) -> tuple[Any, Any]:
