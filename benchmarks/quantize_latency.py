@@ -4,10 +4,10 @@
 
 An MLP 1024-4096-1024 (Flax Linen), batches of 1, 64 and 512. `int8`, `int4`: weight-only, in the form that
 `jaxcompress.quantize.forms` names and in each form by hand; `int8 dynamic`, `int4 dynamic`: 8-bit activations by the
-row; `int8 static`: calibrated ones. The peer of a row is float32 on the same machine in the same rounds, or qwix 0.1.8 with
-the same widths. Beside every time stands the error of the output, relative to float32. `forms` rows: the time of
-the form chosen by the table over that of the fastest one, the worst and the mean over kernels and rows; they are what
-the table is made from.
+row; `int8 static`: calibrated ones. The peer of a row is float32 on the same machine in the same rounds, or qwix 0.1.8
+at the same widths. Beside every time stands the error of the output, relative to float32. `forms` rows: the time of the
+form that the table chooses over that of the fastest one, mean and worst over kernels and rows; the table is made
+from the times that are printed.
 
 On an accelerator the kernels are those of large language models, in bfloat16, weight-only, against bfloat16.
 

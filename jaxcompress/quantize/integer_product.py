@@ -1,8 +1,8 @@
 """Products of quantized data with quantized weights: integers times integers, the scales after the sum.
 
-Both sides are ``(codes - zero_point) * scale`` with scales that are constant along the sum. The sum over the codes is an
-int32; what the zero points add to it are sums over the codes of one side (Jacob et al., 2018, equation 7). It is exact
-below ``2^17`` summands of 8 bits.
+Both sides are ``(codes - zero_point) * scale`` with scales that are constant along the sum. The sum over the codes is
+an int32; what the zero points add to it are sums over the codes of one side (Jacob et al., 2018, equation 7). It is
+exact below ``2^17`` summands of 8 bits.
 
 References:
     Jacob et al., 2018, section 2.3. https://arxiv.org/abs/1712.05877
