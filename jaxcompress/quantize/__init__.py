@@ -21,6 +21,8 @@ from jaxcompress.quantize.formats import format_of as format_of
 from jaxcompress.quantize.gptq import gptq as gptq
 from jaxcompress.quantize.in_form import InForm as InForm
 from jaxcompress.quantize.in_form import with_form as with_form
+from jaxcompress.quantize.mixed_precision import BitAllocation as BitAllocation
+from jaxcompress.quantize.mixed_precision import allocate_bits as allocate_bits
 from jaxcompress.quantize.packed import PackedInts as PackedInts
 from jaxcompress.quantize.quantized_input import DynamicActivations as DynamicActivations
 from jaxcompress.quantize.quantized_input import StaticActivations as StaticActivations
@@ -28,6 +30,13 @@ from jaxcompress.quantize.rescaled import Rescaled as Rescaled
 from jaxcompress.quantize.rtn import RTN as RTN
 from jaxcompress.quantize.rtn import round_to_nearest as round_to_nearest
 from jaxcompress.quantize.rtn import rtn as rtn
+from jaxcompress.quantize.second_order import Diagonal as Diagonal
+from jaxcompress.quantize.second_order import HessianTrace as HessianTrace
+from jaxcompress.quantize.second_order import Scores as Scores
+from jaxcompress.quantize.second_order import fisher as fisher
+from jaxcompress.quantize.second_order import hessian_trace as hessian_trace
+from jaxcompress.quantize.second_order import second_moments as second_moments
+from jaxcompress.quantize.second_order import sensitivity as sensitivity
 from jaxcompress.quantize.smooth import smooth as smooth
 from jaxcompress.quantize.smooth import smooth_scales as smooth_scales
 from jaxcompress.quantize.smoothquant import smoothquant as smoothquant
