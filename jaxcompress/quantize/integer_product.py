@@ -41,7 +41,7 @@ class Codes(NamedTuple):
 
 
 def integer_matmul(x: Codes, w: Codes, contract: Axes, batch: Axes) -> jax.Array:
-    """``dot_general(x, w)`` of the values, in float32.
+    """``dot_general(x, w)`` of the values, in float32 (float64 if a scale is).
 
     Args:
         x: data; scale and zero point of size 1 along the contracted axes.
@@ -70,12 +70,11 @@ def integer_matmul(x: Codes, w: Codes, contract: Axes, batch: Axes) -> jax.Array
         if zero_x is not None and zero_w is not None:
             total = total + zero_x * zero_w * count
     scale = jnp.float32
-    scale = place_x(x.scale).astype(jnp.float32) * place_w(w.scale).astype(jnp.float32)
-    return total.astype(jnp.float32) * scale
+    return _times(total, place_x(x.scale), place_w(w.scale))
 
 
 def integer_conv(x: Codes, w: Codes, **params: Any) -> jax.Array:
-    """A convolution of the values, in float32; padding stands for zeros.
+    """A convolution of the values, in float32 (float64 if a scale is); padding stands for zeros.
 
     Args:
         x: data; one scale and zero point for each entry along the batch axis, or one for all.
@@ -106,8 +105,14 @@ def integer_conv(x: Codes, w: Codes, **params: Any) -> jax.Array:
         total = total - zero_w * conv(x.codes, ones_w)
     if zero_x is not None and zero_w is not None:
         total = total + zero_x * zero_w * conv(ones_x, ones_w)
-    scale = place(x.scale, x_batch, batch) * place(w.scale, w_out, feature)
-    return total.astype(jnp.float32) * scale.astype(jnp.float32)
+    return _times(total, place(x.scale, x_batch, batch), place(w.scale, w_out, feature))
+
+
+def _times(total: jax.Array, *scales: jax.Array) -> jax.Array:
+    """The integers times both scales, in float32 or the widest dtype of a scale."""
+    dtype = max((jnp.dtype(jnp.float32), *(s.dtype for s in scales)), key=lambda dtype: dtype.itemsize)
+    first, second = (scale.astype(dtype) for scale in scales)
+    return total.astype(dtype) * (first * second)
 
 
 def _sums(codes: jax.Array, axes: tuple[int, ...], batch: tuple[int, ...]) -> jax.Array:

@@ -143,7 +143,7 @@ class DynamicActivations(QuantizedInput):
     def encode(self, x: jax.Array, axes: tuple[int, ...], batch: Axes) -> Codes:
         """Scales that reach the largest absolute value along ``axes``."""
         del batch
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(wider(x.dtype, jnp.float32))
         top = jnp.asarray(largest_code(self.bits), wide.dtype)
         scale = or_one(jnp.max(jnp.abs(wide), axis=axes, keepdims=True, initial=0) / top)
         return Codes(quantize(wide, scale, bits=self.bits).astype(jnp.int8), scale)
@@ -208,9 +208,14 @@ class StaticActivations(QuantizedInput):
         # The stack of the data may be in another order than the leaf's: sizes are placed axis by axis.
         order = sorted(range(self.scale.ndim - 1), key=lambda axis: _place(axis, batch))
         scale, zero = (jnp.transpose(field[..., 0], order).reshape(shape) for field in (self.scale, self.zero_point))
-        wide = x.astype(jnp.promote_types(x.dtype, scale.dtype))
-        codes = quantize(wide, scale.astype(wide.dtype), zero, bits=self.bits).astype(jnp.int8)
+        wide = wider(x.dtype, scale.dtype)
+        codes = quantize(x.astype(wide), scale.astype(wide), zero, bits=self.bits).astype(jnp.int8)
         return Codes(codes, scale, zero.astype(jnp.int32))
+
+
+def wider(a: Any, b: Any) -> np.dtype:
+    """The dtype of the two that takes more bytes; `jax.numpy.promote_types` refuses pairs under strict promotion."""
+    return max(jnp.dtype(a), jnp.dtype(b), key=lambda dtype: dtype.itemsize)
 
 
 def _place(axis: int, batch: Axes) -> int:

@@ -46,16 +46,15 @@ def check(name):
         form = "integer" if can_take_integers(model) else "auto"
         run = call(model, lift)
         ours, theirs = (run(quantized(model, which), model.inputs) for which in (form, "fake"))
-        explained = explain(model.fn, quantized(model, "auto"), *model.inputs, **model.kwargs)
+        tree = quantized(model, "auto")
+        lines = explain(model.fn, tree, *model.inputs, **model.kwargs)
     for a, b in zip(ours, theirs, strict=True):
         if jax.dtypes.issubdtype(a.dtype, np.floating):
             a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
             # A value that lies on a boundary may be rounded to either side: then one code differs by one step.
             assert np.linalg.norm(a - b) <= 0.02 * np.linalg.norm(b) + 1e-6, name
-    wrapped = [
-        p for p, leaf in zip(*flatten_with_paths(quantized(model, "auto"))[:2], strict=True) if is_compressed(leaf)
-    ]
-    assert {line.path for line in explained if line.kind != "dense"} == set(wrapped)
+    wrapped = {path for path, leaf in zip(*flatten_with_paths(tree)[:2], strict=True) if is_compressed(leaf)}
+    assert {line.path for line in lines if line.kind != "dense"} == wrapped
 
 
 @pytest.mark.parametrize("name", sorted(FIRST))
