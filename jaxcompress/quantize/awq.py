@@ -14,7 +14,7 @@ from jax import lax
 from jaxcompress.core.leaf import CompressedArray
 from jaxcompress.core.moments import Matrices, Statistics
 from jaxcompress.core.parts import with_parts
-from jaxcompress.core.paths import Where, flatten_with_paths
+from jaxcompress.core.paths import Where
 from jaxcompress.core.rescaling import Symmetries
 from jaxcompress.core.targets import Target, find_targets, over_batch
 from jaxcompress.quantize.clips import output_error, search_clips
@@ -24,7 +24,7 @@ from jaxcompress.quantize.grouped_matrices import GroupedMatrices
 from jaxcompress.quantize.input_channels import as_factor, by_channel, compute_dtype, of_features
 from jaxcompress.quantize.ranges import find_scaling, range_of
 from jaxcompress.quantize.rescaled import rescaled_at
-from jaxcompress.quantize.shared_inputs import SharedInput, shared_inputs
+from jaxcompress.quantize.shared_inputs import SharedInput, shared_inputs, weights_now
 from jaxcompress.quantize.spec import Spec
 
 LEAST = 1e-4  # of a channel's mean absolute input, relative to the largest: the authors' clamp
@@ -121,25 +121,22 @@ def awq(
     plans = [_plan(target, spec) for target in targets]
     members = [_member(target) for target in targets]
     inputs = [by_channel_mean(target.statistic("mean_abs"), layout=target.layout) for target in targets]
-    leaves: dict[int, CompressedArray] = {}
-    factors: dict[int, jax.Array] = {}
-    scales: dict[int, jax.Array] = {}
-    tree = params
+    tree, scales = params, {}
     for shared in shared_inputs(params, targets, symmetries):
-        found = _search_together(shared, members, inputs, plans, search)
-        if shared.symmetry is None:
-            (index,) = shared.targets
-            leaves[index], factors[index] = found
-        else:
+        if shared.symmetry is not None:
+            found = _search_together(shared, members, inputs, plans, search)
             scales |= dict(zip(shared.targets, found, strict=True))
             tree = shared.absorb(tree, found)
-    if scales:  # now that all are absorbed: a weight may also make the input of another one
-        now = dict(zip(*flatten_with_paths(tree)[:2], strict=True))
-        for index, own in scales.items():
-            member = members[index]._replace(weight=now[targets[index].path])
-            leaves[index] = _coded_absorbed(member, own, plan=plans[index], clips=search.clips)
-    tree = with_parts(tree, [target.part for target in targets], [leaves[i] for i in range(len(targets))])
-    return rescaled_at(tree, {targets[index].path: factor for index, factor in factors.items()})
+    now = weights_now(tree, targets)  # with all that was absorbed: a weight may make the input of another one
+    leaves, factors = [], {}
+    for index, (target, member, plan) in enumerate(zip(targets, members, plans, strict=True)):
+        if index in scales:
+            leaf = _coded_absorbed(member._replace(weight=now[index]), scales[index], plan=plan, clips=search.clips)
+        else:
+            changed = None if now[index] is member.weight else now[index]
+            leaf, factors[target.path] = _fit(member, changed, inputs[index], plan=plan, search=search)
+        leaves.append(leaf)
+    return rescaled_at(with_parts(tree, [target.part for target in targets], leaves), factors)
 
 
 class Search(NamedTuple):
@@ -186,11 +183,8 @@ def _member(target: Target) -> Member:
 
 def _search_together(
     shared: SharedInput, members: Sequence[Member], inputs: Sequence[jax.Array], plans: Sequence[Plan], search: Search
-) -> list[Any]:
-    """Leaf and factor of a weight by itself; the scales of weights whose scales are absorbed."""
-    if shared.symmetry is None:
-        (index,) = shared.targets
-        return list(_fit(members[index], inputs[index], plan=plans[index], search=search))
+) -> list[jax.Array]:
+    """The scales of weights that share an input, by the sum of their errors."""
     met = shared.merged([inputs[index] for index in shared.targets], "mean")
     free = [shared.free(place) for place in range(len(met))]
     errors = [
@@ -208,10 +202,20 @@ def by_channel_mean(features: jax.Array, *, layout: Matrices) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "search"))
-def _fit(member: Member, inputs: jax.Array, *, plan: Plan, search: Search) -> tuple[CompressedArray, jax.Array]:
-    """The leaf of a weight that keeps its scales, and the factor of its inputs."""
+def _fit(
+    member: Member, changed: jax.Array | None, inputs: jax.Array, *, plan: Plan, search: Search
+) -> tuple[CompressedArray, jax.Array]:
+    """The leaf of a weight that keeps its scales, and the factor of its inputs.
+
+    Args:
+        member: the weight and what meets it.
+        changed: the weight with outputs that absorbed the scales of others; None: it absorbed none.
+        inputs: mean absolute inputs, ``[layers, channels]``.
+        plan: static.
+        search: static.
+    """
     scales = _best(_errors(member, inputs, None, plan=plan, steps=search.steps), inputs, None, steps=search.steps)
-    own = _split(member, plan)
+    own = _split(member if changed is None else member._replace(weight=changed), plan)
     scaled = own.weight * _of_features(plan, scales)[:, None, :, None].astype(own.weight.dtype)
     leaf = _coded(own._replace(weight=scaled), scales, plan, search.clips, member.weight.dtype)
     return leaf, as_factor(plan.view.layout, 1 / scales)

@@ -105,6 +105,12 @@ def shared_inputs(params: Any, targets: Sequence[Target], symmetries: Symmetries
     return sorted([*shared, *alone], key=lambda entry: entry.targets)
 
 
+def weights_now(params: Any, targets: Sequence[Target]) -> list[jax.Array]:
+    """The weights of targets in a tree in which scales were absorbed, which changes no compressed leaf."""
+    now = dict(zip(*flatten_with_paths(params)[:2], strict=True))
+    return [target.weight if is_compressed(now[target.path]) else now[target.path] for target in targets]
+
+
 def _key(symmetry: Symmetry) -> Any:
     """Equal for symmetries that scale the same."""
     return tuple((m.path, m.axes, m.exponent, m.units.shape, m.units.tobytes()) for m in symmetry.members)

@@ -19,7 +19,7 @@ from jaxcompress.core.rescaling import Symmetries
 from jaxcompress.core.targets import Target, find_targets
 from jaxcompress.quantize.input_channels import as_factor, by_channel, weight_absmax
 from jaxcompress.quantize.rescaled import rescaled_at
-from jaxcompress.quantize.shared_inputs import SharedInput, shared_inputs
+from jaxcompress.quantize.shared_inputs import SharedInput, shared_inputs, weights_now
 
 
 def smooth_scales(inputs: jax.Array, weights: jax.Array, alpha: ArrayLike) -> jax.Array:
@@ -89,9 +89,9 @@ def smooth(
         return [scales_of(own, shared.free(place), alpha) for place, own in enumerate(ends)]
 
     found = absorbed(params, targets, symmetries, choose)
-    own = [targets[index] for index in found.kept]
-    values = [scaled(t.weight, found.scales[i], layout=t.layout) for i, t in zip(found.kept, own, strict=True)]
-    tree = with_parts(found.tree, [target.part for target in own], values)
+    now = weights_now(found.tree, targets)
+    values = [scaled(now[i], found.scales[i], layout=targets[i].layout) for i in found.kept]
+    tree = with_parts(found.tree, [targets[i].part for i in found.kept], values)
     return rescaled_at(tree, found.factors(targets))
 
 

@@ -14,7 +14,7 @@ from jax import lax
 from jaxcompress.core.leaf import CompressedArray
 from jaxcompress.core.moments import Matrices, Statistics
 from jaxcompress.core.parts import with_parts
-from jaxcompress.core.paths import Where, flatten_with_paths
+from jaxcompress.core.paths import Where
 from jaxcompress.core.rescaling import Symmetries
 from jaxcompress.core.targets import Target, find_targets
 from jaxcompress.quantize.activations import activations
@@ -26,7 +26,7 @@ from jaxcompress.quantize.ranges import Range
 from jaxcompress.quantize.rescaled import rescaled_at
 from jaxcompress.quantize.rescaled_statistics import rescaled_statistics
 from jaxcompress.quantize.rtn import round_to_nearest
-from jaxcompress.quantize.shared_inputs import SharedInput
+from jaxcompress.quantize.shared_inputs import SharedInput, weights_now
 from jaxcompress.quantize.smooth import Ends, absorbed, require_alpha, scaled, scales_of
 from jaxcompress.quantize.spec import Spec
 from jaxcompress.solvers.grid import largest_code
@@ -85,7 +85,7 @@ def smoothquant(
         >>> x = jnp.array([[100.0, 0.3], [-80.0, -0.2]])  # the first input has outliers
         >>> stats = jc.observe(lambda p, x: x @ p["w"], params, [x])
         >>> fn = jc.lift(lambda p, x: x @ p["w"])
-        >>> float(fn(smoothquant(params, stats, alpha=1.0), x)[0, 1].round(3))
+        >>> round(float(fn(smoothquant(params, stats, alpha=1.0), x)[0, 1]), 3)
         0.3
 
     References:
@@ -116,12 +116,11 @@ def smoothquant(
         return [_best(total, own, mask) for own, mask in zip(ends, free, strict=True)]
 
     smoothed = absorbed(params, targets, symmetries, choose)
-    now = dict(zip(*flatten_with_paths(smoothed.tree)[:2], strict=True))
     leaves = [
-        _rounded(target.weight, target.support, own, plan=plans[target.path])
-        if index in smoothed.kept
-        else _rounded(now[target.path], None, None, plan=plans[target.path])
-        for index, (target, own) in enumerate(zip(targets, smoothed.scales, strict=True))
+        _rounded(weight, target.support, own if index in smoothed.kept else None, plan=plans[target.path])
+        for index, (target, weight, own) in enumerate(
+            zip(targets, weights_now(smoothed.tree, targets), smoothed.scales, strict=True)
+        )
     ]
     tree = with_parts(smoothed.tree, [target.part for target in targets], leaves)
     divided = {target.path: (target.layout, own) for target, own in zip(targets, smoothed.scales, strict=True)}

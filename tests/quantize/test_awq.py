@@ -216,6 +216,16 @@ def test_absorbed_scales():
     assert ours < sum(output_error(path, params[path], plain[path], stats) for path in ("up", "other"))
 
 
+def test_a_weight_that_keeps_its_scales_absorbs_those_of_the_next():
+    params, relu = network(), lambda p, x: jax.nn.relu(x @ p["first"]) @ p["second"]
+    stats = observe(relu, params, [data()], what=WHAT)
+    out = awq(params, stats, bits=8, symmetries=symmetries(relu, params, data()), clips=())
+    assert isinstance(out["first"], Rescaled)
+    assert isinstance(out["second"], Quantized)
+    assert not np.allclose(out["second"].materialize(), params["second"], rtol=0.1)
+    np.testing.assert_allclose(relu(materialize(out), data()), relu(params, data()), atol=0.3)  # of values up to 40
+
+
 def test_errors_name_what_is_wrong():
     params, stats = network(), statistics()
     with pytest.raises(ValueError, match="steps must be 1 or more, got 0"):
