@@ -1,0 +1,65 @@
+"""What quantization costs on real weights: a trained Llama, LeNet-5 and ResNet-20.
+
+    python -m benchmarks.quantize_error [--quick] [--json PATH] [--only PART ...]
+
+| part | what | figures |
+|---|---|---|
+| llama-8, -4, -3, -2 | the trained Llama (260,032 parameters), one width each | perplexity, file bytes |
+| lenet5 | the dense LeNet-5 of `benchmarks.pruning_accuracy`, seed 0 | test error on MNIST |
+| resnet20 | the dense ResNet-20 of width 8 there | test error on 10,000 images of CIFAR-10 |
+
+Llama: all matrices and the tied embedding are quantized, one symmetric scale per output channel unless the name says
+otherwise; the norms stay float32. Methods calibrate on windows 0-31 of TinyStories, perplexity is that of windows
+32-143; float32 has 5.187. Except for `at once` and AWQ, methods that take data go in turns: the embedding first, then
+layer after layer, each fitted to what the quantized ones before it let through. `refined`: rounds of descent
+over scales (or levels) and codes after the sweep (`gptq(refine=)`). `best` is the best of the refined methods with a
+scale or table per channel; its peer column says which. Tables of levels are stored as float32: with 64 weights a
+channel they weigh more than the codes, which the bytes show.
+
+Images: kernels alone are quantized, biases and batch norm stay float32, activations too. Calibration on 1,024 training
+images. `+ bias` is bias correction after the method.
+
+With `--only`, parts run one by one: the kept results exchange the rows of the part and say for each part when and on
+what it ran. `--quick` shows that it runs; it keeps nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.quantize_error_images import lenet5_rows, resnet20_rows
+from benchmarks.quantize_error_llama import llama_rows
+from benchmarks.results import report
+
+Rows = list[dict[str, Any]]
+PARTS: Mapping[str, Callable[..., Rows]] = {
+    **{f"llama-{bits}": functools.partial(llama_rows, bits) for bits in (8, 4, 3, 2)},
+    "lenet5": lenet5_rows,
+    "resnet20": resnet20_rows,
+}
+QUICK = ("llama-8", "llama-3")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.quantize_error", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few windows and methods; keeps no results")
+    parser.add_argument("--json", metavar="PATH", help="also write the rows to this file")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
+    options = parser.parse_args(arguments)
+    rows: Rows = []
+    for name in options.only or (QUICK if options.quick else list(PARTS)):
+        start = time.perf_counter()
+        found = PARTS[name](quick=options.quick)
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+        report("quantize_error", found, json_path=None, keep=not options.quick, part=name)
+        rows += found
+    if options.json:
+        report("quantize_error", rows, json_path=options.json, keep=False)
+
+
+if __name__ == "__main__":
+    main()
