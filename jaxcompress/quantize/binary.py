@@ -130,7 +130,7 @@ def mean_magnitude(x: jax.Array, scale_shape: Sequence[int], *, support: jax.Arr
         >>> mean_magnitude(jnp.array([1.0, -3.0, 0.0, 5.0]), (2,)).tolist()
         [2.0, 2.5]
     """
-    wide = jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    wide = jnp.abs(x.astype(grid.compute_dtype(x)))
     kept = jnp.ones_like(wide) if support is None else support.astype(wide.dtype)
     inside = tuple(range(1, 2 * x.ndim, 2))
     total, count = (grid.grouped(array, scale_shape).sum(inside) for array in (wide * kept, kept))

@@ -154,8 +154,7 @@ class Format:
         qvalue = narrowed(codes.astype(jnp.int8), self.bits)
         if scaling.zero_point is None:
             return Quantized(qvalue, scaling.scale, dtype)
-        narrow = jnp.int4 if self.bits <= 4 else jnp.int8
-        return AffineQuantized(qvalue, scaling.scale, dtype, scaling.zero_point.astype(narrow))
+        return AffineQuantized(qvalue, scaling.scale, dtype, scaling.zero_point)
 
     @property
     def _tabled(self) -> bool:

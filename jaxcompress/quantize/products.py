@@ -43,6 +43,11 @@ class Scaled(CompressedArray):
         """The values at scale 1, of the dense shape."""
         raise NotImplementedError(f"{type(self).__name__} must define unscaled()")
 
+    def slow_in_loops(self, contracted: tuple[int, ...]) -> bool:
+        """Whether XLA's code for `unscaled` in the body of a loop is several times slower than outside, on a CPU."""
+        del contracted
+        return False
+
     def astype(self, dtype: Any) -> Any:
         """The same values and scales with a dense array of another dtype."""
         return self.replace(dtype=jnp.dtype(dtype))
@@ -61,7 +66,7 @@ class Scaled(CompressedArray):
         after = all(self.scale.shape[axis] == 1 for axis in contract[1])
         numbers, call = {"contract": contract, "batch": batch}, Call.of_matmul(x, self, contract, batch)
         in_blocks = [platform for platform in PLATFORMS if weight_form(platform, call) == "blocks"]
-        if not in_blocks or not can_block(self, x, contract):
+        if not in_blocks or not can_block(self, x, contract) or self.slow_in_loops(contract[1]):
             return scale_after(self, x, **numbers, **options) if after else None
         if x.dtype != self.dtype:
             return None
@@ -98,11 +103,7 @@ def scale_after(
         precision=precision,
         preferred_element_type=_wider(out_dtype, leaf.scale),
     )
-    batches, x_free = len(batch[1]), x.ndim - len(batch[0]) - len(contract[0])
-    free = [axis for axis in range(leaf.ndim) if axis not in {*contract[1], *batch[1]}]
-    scale = lax.transpose(_where_it_varies(leaf), (*batch[1], *free, *contract[1]))
-    scale = scale.reshape(*scale.shape[:batches], *(1,) * x_free, *scale.shape[batches : batches + len(free)])
-    return (out * scale.astype(out.dtype)).astype(out_dtype)
+    return (out * _placed(_where_it_varies(leaf), x.ndim, contract, batch).astype(out.dtype)).astype(out_dtype)
 
 
 def blocks(
@@ -117,7 +118,8 @@ def blocks(
 ) -> jax.Array | None:
     """A sum of products with blocks of the kernel along the longest contracted axis, each made dense in its turn.
 
-    No dense copy of the kernel exists at any time, in the gradient neither: it makes the blocks anew.
+    No dense float copy of the kernel exists at any time, in the gradient neither: it makes the blocks anew. Scales that
+    do not vary along the sum are applied in the end, as `scale_after` does.
 
     Args:
         leaf: the kernel.
@@ -139,23 +141,23 @@ def blocks(
     x_axis = contract[0][contract[1].index(axis)]
     out_dtype = jnp.dtype(preferred_element_type or x.dtype)
     wide = _wider(out_dtype, leaf.scale)
+    in_the_end = all(leaf.scale.shape[other] == 1 for other in contract[1])
 
     @jax.checkpoint
-    def product(leaf: Scaled, x: jax.Array, index: jax.Array) -> jax.Array:
+    def of_block(leaf: Scaled, x: jax.Array, index: jax.Array) -> jax.Array:
         start = index * jnp.asarray(size, index.dtype)
-        part = lax.dynamic_slice_in_dim(x, start, size, x_axis)
-        kernel = window(leaf, axis, start, size).materialize()
-        return lax.dot_general(part, kernel, (contract, batch), precision=precision, preferred_element_type=wide)
+        part, kernel = lax.dynamic_slice_in_dim(x, start, size, x_axis), window(leaf, axis, start, size)
+        dense = kernel.unscaled(x.dtype) if in_the_end else kernel.materialize()
+        return lax.dot_general(part, dense, (contract, batch), precision=precision, preferred_element_type=wide)
 
-    count = leaf.shape[axis] // size
-    if count == 1:
-        return product(leaf, x, jnp.int32(0)).astype(out_dtype)
-    shape = jax.eval_shape(product, leaf, x, jnp.int32(0))
+    shape = jax.eval_shape(of_block, leaf, x, jnp.int32(0))
     total, _ = lax.scan(
-        lambda total, index: (total + product(leaf, x, index), None),
+        lambda total, index: (total + of_block(leaf, x, index), None),
         jnp.zeros(shape.shape, shape.dtype),
-        jnp.arange(count, dtype=jnp.int32),
+        jnp.arange(leaf.shape[axis] // size, dtype=jnp.int32),
     )
+    if in_the_end:
+        total = total * _placed(_where_it_varies(leaf), x.ndim, contract, batch).astype(total.dtype)
     return total.astype(out_dtype)
 
 
@@ -243,6 +245,14 @@ def _granule(leaf: CompressedArray, axis: int) -> int:
         own = field.granule(axes.index(axis)) if is_compressed(field) else 1
         steps.append(leaf.shape[axis] // field.shape[axes.index(axis)] * own)
     return math.lcm(*steps)
+
+
+def _placed(scale: jax.Array, x_ndim: int, contract: Axes, batch: Axes) -> jax.Array:
+    """A scale of size 1 along the sum, laid out against the result of a product: batch, free of x, free of the leaf."""
+    batches, x_free = len(batch[1]), x_ndim - len(batch[0]) - len(contract[0])
+    free = [axis for axis in range(scale.ndim) if axis not in {*contract[1], *batch[1]}]
+    moved = lax.transpose(scale, (*batch[1], *free, *contract[1]))
+    return moved.reshape(*moved.shape[:batches], *(1,) * x_free, *moved.shape[batches : batches + len(free)])
 
 
 def _where_it_varies(leaf: Scaled) -> jax.Array:

@@ -47,7 +47,7 @@ def group_range(x: jax.Array, scale_shape: Sequence[int]) -> tuple[jax.Array, ja
         >>> low.tolist(), high.tolist()
         ([-7.0, 0.0], [1.0, 3.5])
     """
-    groups = grouped(x.astype(_compute_dtype(x)), scale_shape)
+    groups = grouped(x.astype(compute_dtype(x)), scale_shape)
     if not groups.size:
         return jnp.zeros(tuple(scale_shape), groups.dtype), jnp.zeros(tuple(scale_shape), groups.dtype)
     inside = tuple(range(1, groups.ndim, 2))
@@ -211,5 +211,11 @@ def per_group(scale: jax.Array) -> jax.Array:
     return scale.reshape(_split(scale.shape, scale.shape))
 
 
-def _compute_dtype(x: jax.Array) -> jnp.dtype:
+def compute_dtype(x: jax.Array) -> jnp.dtype:
+    """The dtype in which scales of an array are found: float32, float64 for float64 arrays.
+
+    Example:
+        >>> compute_dtype(jnp.zeros(3, jnp.bfloat16))
+        dtype('float32')
+    """
     return jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
