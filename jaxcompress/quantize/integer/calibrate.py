@@ -73,8 +73,8 @@ class Calibration:
             bad = int(np.sum(host["nonfinite"]))
             if bad:
                 raise ValueError(
-                    f"integer_only: {bad} values that are not finite at the site {site} in batch {number}; look for NaN "
-                    "or inf in the data, in the parameters, or in an earlier layer"
+                    f"integer_only: {bad} values that are not finite at the site {site} in batch {number}; look for "
+                    "NaN or inf in the data, in the parameters, or in an earlier layer"
                 )
             known = self.found.get(name)
             self.found[name] = host if known is None else statistics.combine(known, host)
@@ -98,6 +98,6 @@ class Calibration:
 def _require_same(first: Plan, plan: Plan) -> None:
     if first.signature() != plan.signature():
         raise ValueError(
-            "integer_only: the batches lead to different programs: the function does something else for another shape of "
-            "its inputs. Give batches of one shape"
+            "integer_only: the batches lead to different programs: the function does something else for another shape "
+            "of its inputs. Give batches of one shape"
         )

@@ -1,8 +1,8 @@
 """Multiplication of integers by real constants, in integers: a 31-bit fraction and a power of two.
 
-The arithmetic is gemmlowp's and LiteRT's, rounding by rounding: a saturating rounding doubling high multiplication, then
-a rounding division by a power of two. The 64-bit product in between is built from 16-bit halves, so that nothing here
-needs 64-bit integers, which JAX has off by default.
+The arithmetic is gemmlowp's and LiteRT's, rounding by rounding: a saturating rounding doubling high multiplication,
+then a rounding division by a power of two. The 64-bit product in between is built from 16-bit halves, so that nothing
+here needs 64-bit integers, which JAX has off by default.
 
 References:
     Jacob et al., 2018, section 2.2. https://arxiv.org/abs/1712.05877

@@ -104,16 +104,16 @@ def integer_only(
 
     Activations are int8 with a scale and a zero point for each tensor, weights symmetric int8 with a scale for each
     output channel, sums int32, biases int32 on the scale of the sum. A sum is brought to the grid of its result by an
-    int32 multiplier and a rounding shift, as gemmlowp and LiteRT do it. Padding is the zero point, so that it stands for
-    zero. What scales and shifts a contraction (a BatchNorm in evaluation mode, a bias) is folded into its weights before
-    they are rounded; a ReLU, ReLU6 or clip behind it becomes two bounds. Residual additions, concatenations, average and
-    max pooling, means and what moves entries follow. The program has no state and gives the same bits in every batch
-    size, under ``jit`` and after `jax.export`.
+    int32 multiplier and a rounding shift, as gemmlowp and LiteRT do it. Padding is the zero point, so that it stands
+    for zero. What scales and shifts a contraction (a BatchNorm in evaluation mode, a bias) is folded into its weights
+    before they are rounded; a ReLU, ReLU6 or clip behind it becomes two bounds. Residual additions, concatenations,
+    average and max pooling, means and what moves entries follow. The program has no state and gives the same bits in
+    every batch size, under ``jit`` and after `jax.export`.
 
-    Everything is found from the jaxpr; a primitive that has no integer form is an error. A ``softmax`` at the end is such
-    a primitive. The default is the error, as with a LiteRT converter that is asked for integers alone: leave it out of
-    the function, or pass ``tail="float"``, with which everything from there on runs in floats, as the report then says.
-    ``argmax`` is computed on the codes.
+    Everything is found from the jaxpr; a primitive that has no integer form is an error. A ``softmax`` at the end is
+    such a primitive. The default is the error, as with a LiteRT converter that is asked for integers alone: leave it
+    out of the function, or pass ``tail="float"``, with which everything from there on runs in floats, as the report
+    then says. ``argmax`` is computed on the codes.
 
     Args:
         fn: ``fn(params, *inputs)``, in evaluation mode; a function that ``jit`` accepts.

@@ -1,8 +1,8 @@
 """The operations of an integer program: what constants they hold, and how they run.
 
-A node is made while the function is planned, at every shape anew. ``constants`` is asked once, with the float parameters
-and the grids at hand; ``run`` is traced with those constants as arrays. Between `Quantize` and `Dequantize` no node
-computes with floats.
+A node is made while the function is planned, at every shape anew. ``constants`` is asked once, with the float
+parameters and the grids at hand; ``run`` is traced with those constants as arrays. Between `Quantize` and `Dequantize`
+no node computes with floats.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 
 from jaxcompress.core.interpreter import bind
+from jaxcompress.quantize.integer.apart import apart
 from jaxcompress.quantize.integer.grids import Grid
 from jaxcompress.quantize.integer.values import Arrays
 
@@ -116,7 +117,7 @@ class Quantize(Base):
         code = jnp.round(arrays[0].astype(jnp.float32) / constants["scale"]) + constants["zero_point"].astype(
             jnp.float32
         )
-        return [jnp.clip(code, ends[0], ends[1]).astype(jnp.int8)]
+        return [apart(jnp.clip(code, ends[0], ends[1]).astype(jnp.int8))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,13 +153,11 @@ class Move(Base):
     def run(self, constants: Constants, arrays: Sequence[jax.Array]) -> Sequence[jax.Array]:
         """The results of the primitive."""
         del constants
-        fixed, entering = dict(self.fixed), iter(arrays)
-        operands = [fixed[at] if at in fixed else next(entering) for at in range(len(self.eqn.invars))]
-        return bind(self.eqn, operands)
+        return bound(self.eqn, dict(self.fixed), arrays)
 
     def signature(self) -> tuple[Any, ...]:
         """The primitive."""
-        return ("Move", self.eqn.primitive.name)
+        return (type(self).__name__, self.eqn.primitive.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,16 +216,12 @@ def on_grid(total: jax.Array, constants: Constants) -> jax.Array:
     """Rescaled int32 sums to codes: the zero point is added, the bounds are kept."""
     zero = constants["zero_point"].astype(jnp.int32)
     low, high = (jnp.broadcast_to(constants[end].astype(jnp.int32) - zero, total.shape) for end in ("low", "high"))
-    return (lax.clamp(low, total, high) + zero).astype(jnp.int8)
+    return apart((lax.clamp(low, total, high) + zero).astype(jnp.int8))
 
 
 @dataclasses.dataclass(frozen=True)
-class Same(Base):
+class Same(Move):
     """A primitive on data that is no float, as it stands."""
-
-    eqn: JaxprEqn
-    fixed: tuple[tuple[int, Any], ...] = ()
-    run = Move.run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,9 +251,10 @@ class Tail(Base):
         fixed = dict(self.fixed)
         for at, _, shape, _ in self.held:
             fixed[at] = jnp.broadcast_to(constants[f"operand_{at}"], shape)
-        return Move.run(self, {}, arrays) if not self.held else _bound(self.eqn, fixed, arrays)
+        return bound(self.eqn, fixed, arrays)
 
 
-def _bound(eqn: JaxprEqn, fixed: dict[int, Any], arrays: Sequence[jax.Array]) -> Sequence[jax.Array]:
+def bound(eqn: JaxprEqn, fixed: dict[int, Any], arrays: Sequence[jax.Array]) -> Sequence[jax.Array]:
+    """Binds a primitive as it stands; ``fixed`` holds operands by position, ``arrays`` the others in order."""
     entering = iter(arrays)
     return bind(eqn, [fixed[at] if at in fixed else next(entering) for at in range(len(eqn.invars))])

@@ -86,7 +86,7 @@ class Plan:
         self._shapes: dict[int, tuple[Any, ...]] = {}  # of codes, by slot
         self._floats: dict[tuple[int, Any], int] = {}  # slots of what was dequantized
         self._env: dict[int, Value] = {}
-        self._step: Step | None = None
+        self._origins = {value: step for step in flat.steps for value in step.outputs}
         self.inputs = tuple(self.slot() for _ in data)
         for (value, name), slot in zip(data.items(), self.inputs, strict=True):
             self._env[value] = self._entering(value, name, slot)
@@ -116,11 +116,10 @@ class Plan:
         self._names += 1
         return f"{self._names - 1:03d}_{kind}"
 
-    def site(self, kind: str, value: int, *, parameters: Sequence[str] = (), source: str | None = None) -> str:
+    def site(self, kind: str, value: int, *, parameters: Sequence[str] = (), source: str = "") -> str:
         """A new grid, for a value of the traced function."""
-        name = self.name(kind)
-        line = (self._step.line if self._step else "") if source is None else source
-        primitive = self._step.eqn.primitive.name if self._step else kind
+        name, step = self.name(kind), self._origins.get(value)
+        primitive, line = (step.eqn.primitive.name, step.line) if step else (kind, source)
         self.sites[name] = Site(name, value, primitive, tuple(parameters), line)
         return name
 
@@ -190,7 +189,7 @@ class Plan:
             return Native(slot)
         return self.quantized(value, slot, name)
 
-    def quantized(self, value: int, slot: int, source: str | None = None) -> Codes:
+    def quantized(self, value: int, slot: int, source: str = "") -> Codes:
         """Float data on a grid: the way in."""
         grid = self.site("input", value, source=source)
         node = nodes.Quantize(grid, (slot,), (self.slot(),), grid)
@@ -199,7 +198,6 @@ class Plan:
     def _take(self, step: Step) -> None:
         from jaxcompress.quantize.integer.rules import RULES  # the rules name this class in their signatures
 
-        self._step = step
         operands = [Known(v) if self.flat.known(v) else self._env[v] for v in step.inputs]
         if any(isinstance(operand, Floating) for operand in operands):
             outs = self._floating(step, operands)

@@ -18,9 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-LONGEST_SUM = (
-    2**15
-)  # products of 8-bit codes with 8-bit weights that surely fit into 31 bits, and leave room for a bias
+LONGEST_SUM = 2**15  # products of 8-bit codes with 8-bit weights that surely fit into 31 bits
 Axes = tuple[int, ...]
 
 
@@ -56,10 +54,11 @@ class Dot:
     def run(self, codes: jax.Array, zero_point: jax.Array, weight: jax.Array) -> jax.Array:
         """The sums of codes times weights; what the zero point adds is for the bias to take off."""
         del zero_point
-        operands, contract, batch = (codes, weight), self.contract, self.batch
+        (x, w), (x_batch, w_batch) = self.contract, self.batch
         if self.weight_first:
-            operands, contract, batch = operands[::-1], contract[::-1], batch[::-1]
-        return lax.dot_general(*operands, (contract, batch), preferred_element_type=jnp.int32)
+            numbers = ((w, x), (w_batch, x_batch))
+            return lax.dot_general(weight, codes, numbers, preferred_element_type=jnp.int32)
+        return lax.dot_general(codes, weight, (self.contract, self.batch), preferred_element_type=jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Conv:
     """A `conv_general_dilated` of codes with a kernel.
 
     Attributes:
-        numbers: dimension numbers: positions of (batch or output feature, feature, spatial...) of input, kernel, result.
+        numbers: positions of (batch or output feature, feature, spatial...) in input, kernel and result.
         strides: of the window.
         padding: at both ends of each spatial axis; negative cuts off.
         input_dilation: spread of the input (a transposed convolution).

@@ -1,8 +1,9 @@
 """What a value of the traced function is in the integer program.
 
 A parameter, or what is computed from parameters alone, is `Known`. Data is `Codes` of a grid, or still open: the result
-of contractions (`Contracted`) or a sum of codes (`Summed`), to which scales, biases and bounds are added until something
-needs its codes. Only then is it rounded to a grid. So a BatchNorm goes into the weights and a ReLU into two bounds.
+of contractions (`Contracted`) or a sum of codes (`Summed`), to which scales, biases and bounds are added until
+something needs its codes. Only then is it rounded to a grid. So a BatchNorm goes into the weights and a ReLU into two
+bounds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from jaxcompress.quantize.integer.channels import Channels
 from jaxcompress.quantize.integer.products import Conv, Dot
 
 Arrays: TypeAlias = Mapping[int, np.ndarray]  # known values in float64, of size 1 along axes where they are constant
+
+
+NO_CHANNELS = Channels((), ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +154,7 @@ class Contracted(Open):
     """Sums of products with weights over one int32, with a scale for every channel."""
 
     products: tuple[Product, ...] = ()
-    channels: Channels = Channels((), ())
+    channels: Channels = NO_CHANNELS
 
     def scaled(self, factor: Factor) -> Contracted:
         """Times a factor that varies along channels alone."""

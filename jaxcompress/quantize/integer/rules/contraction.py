@@ -16,10 +16,9 @@ def dot_general(plan: Plan, step: Step, values: Sequence[Value]) -> list[Value]:
     left, right = values
     if not isinstance(left, Known) and not isinstance(right, Known):
         plan.fail(step, "both operands are data; a product has an integer form where one comes from parameters")
-    contract, batch = step.eqn.params["dimension_numbers"]
     first = isinstance(left, Known)
-    turn = -1 if first else 1
-    op = Dot(*(tuple(map(tuple, axes[::turn])) for axes in (contract, batch)), weight_first=first)
+    contract, batch = ((tuple(axes[first]), tuple(axes[not first])) for axes in step.eqn.params["dimension_numbers"])
+    op = Dot(contract, batch, weight_first=first)
     return [_contracted(plan, step, values[first], values[not first], op)]
 
 
