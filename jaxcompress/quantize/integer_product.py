@@ -69,7 +69,6 @@ def integer_matmul(x: Codes, w: Codes, contract: Axes, batch: Axes) -> jax.Array
             total = total - zero_w * place_x(_sums(x.codes, contract[0], batch[0]))
         if zero_x is not None and zero_w is not None:
             total = total + zero_x * zero_w * count
-    scale = jnp.float32
     return _times(total, place_x(x.scale), place_w(w.scale))
 
 
