@@ -21,11 +21,11 @@ from jaxcompress.quantize.formats import format_of as format_of
 from jaxcompress.quantize.gptq import gptq as gptq
 from jaxcompress.quantize.in_form import InForm as InForm
 from jaxcompress.quantize.in_form import with_form as with_form
-from jaxcompress.quantize.mixed_precision import BitAllocation as BitAllocation
-from jaxcompress.quantize.mixed_precision import allocate_bits as allocate_bits
 from jaxcompress.quantize.integer.function import IntegerFunction as IntegerFunction
 from jaxcompress.quantize.integer.function import integer_only as integer_only
 from jaxcompress.quantize.integer.plan import NoIntegerForm as NoIntegerForm
+from jaxcompress.quantize.mixed_precision import BitAllocation as BitAllocation
+from jaxcompress.quantize.mixed_precision import allocate_bits as allocate_bits
 from jaxcompress.quantize.packed import PackedInts as PackedInts
 from jaxcompress.quantize.quantized_input import DynamicActivations as DynamicActivations
 from jaxcompress.quantize.quantized_input import StaticActivations as StaticActivations
