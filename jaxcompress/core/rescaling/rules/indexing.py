@@ -38,6 +38,9 @@ def dynamic_update_slice(walk: Walk, eqn: JaxprEqn, fields: Sequence[Field]) -> 
 def gather(walk: Walk, eqn: JaxprEqn, fields: Sequence[Field]) -> list[Field]:
     """Axes that every index takes whole pass."""
     operand, indices = fields
+    filling = eqn.params.get("fill_value")
+    if filling is not None and np.isfinite(filling) and filling != 0:
+        return walk.fixed(eqn, fields, "a number stands for what is not there")
     walk.system.zero(indices.terms, "an index")
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     dropped = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
