@@ -130,8 +130,8 @@ def sensitivity(
 def _curvature(given: Any) -> Any:
     if hasattr(given, "score"):
         return given
-    entries = [entry for path in given for entry in given[path]] if isinstance(given, Mapping) else []
-    if entries and all(isinstance(entry, Observed) for entry in entries):
+    held = list(given.values()) if isinstance(given, Mapping) else []
+    if held and all(isinstance(sites, Sequence) and all(isinstance(e, Observed) for e in sites) for sites in held):
         return OutputError(given)
     raise ValueError(
         "sensitivity: curvature must come from hessian_trace, fisher, second_moments or jc.observe, got "
