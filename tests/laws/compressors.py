@@ -24,6 +24,8 @@ from jaxcompress.quantize.packed import PackedInts
 from jaxcompress.quantize.quantized_input import DynamicActivations, StaticActivations
 from jaxcompress.quantize.rescaled import Rescaled
 from jaxcompress.quantize.tabled import FixedTable, Tabled
+from jaxcompress.quantize.training.fake import LearnedOffset, StraightThrough
+from jaxcompress.quantize.training.fake_input import LearnedInput
 
 Compressor = Callable[[Any, int], CompressedArray | None]
 
@@ -165,6 +167,22 @@ def lora(w: Any, stack: int) -> CompressedArray | None:
     return Lora.create(base, factors(base.materialize(), stack, w.ndim - stack - 1, rank=2), 0.25)
 
 
+def fake_straight_through(w: Any, stack: int) -> CompressedArray | None:
+    """Floats that stand for int4, with a scale per index of the last axis that follows from them."""
+    if w.ndim == stack:
+        return None
+    core = (*(1,) * (w.ndim - stack - 1), w.shape[-1])
+    return StraightThrough(jnp.asarray(w), core, "int", 4, True, "absmax", jnp.dtype(w.dtype))
+
+
+def fake_learned_offset(w: Any, stack: int) -> CompressedArray:
+    """Floats that stand for 3 bits, with one step and one offset per layer that train."""
+    one = (*w.shape[:stack], *(1,) * (w.ndim - stack))
+    reach = np.abs(numbers(w)).reshape(*w.shape[:stack], -1).max(-1).reshape(one) + 1e-3
+    scale, offset = (jnp.asarray(part * reach, jnp.float32) for part in (0.3, -0.9))
+    return LearnedOffset(jnp.asarray(w), scale, offset, 3, jnp.dtype(w.dtype))
+
+
 KINDS: dict[str, Compressor] = {
     "masked": masked,
     "codebook": codebook,
@@ -185,8 +203,18 @@ RELATED: dict[str, Compressor] = {
     "seven_levels": seven_levels,
     "levels_of_channels": levels_of_channels,
     "mxfp4": mxfp4,
+    "fake_straight_through": fake_straight_through,
+    "fake_learned_offset": fake_learned_offset,
 }
-"""Kinds that only look up otherwise what another one multiplies: they meet the models in the full product alone."""
+"""Kinds that multiply as another one does, or are materialized wherever they are used: they meet the models in the full
+product alone."""
+
+
+def fake_learned_input(w: Any, stack: int) -> CompressedArray:
+    """Floats that meet data on a grid per layer that trains."""
+    grid = (*w.shape[:stack], 1)
+    scale, offset = jnp.full(grid, 0.05, jnp.float32), jnp.full(grid, -1.0, jnp.float32)
+    return LearnedInput(jnp.asarray(w), scale, offset, 6, False, "step and offset", (0,))
 
 
 def dynamic_input(w: Any, stack: int) -> CompressedArray:
@@ -200,7 +228,11 @@ def static_input(w: Any, stack: int) -> CompressedArray:
     return StaticActivations(int8(w, stack), jnp.full(grid, 0.05, jnp.float32), jnp.full(grid, 3, jnp.int8), 8)
 
 
-ROUNDING_DATA: dict[str, Compressor] = {"dynamic_input": dynamic_input, "static_input": static_input}
+ROUNDING_DATA: dict[str, Compressor] = {
+    "dynamic_input": dynamic_input,
+    "static_input": static_input,
+    "fake_learned_input": fake_learned_input,
+}
 """Kinds that round the data they meet: `test_activation_law` holds their forms against each other."""
 
 
