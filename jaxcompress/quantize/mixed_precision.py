@@ -11,7 +11,7 @@ import numpy as np
 from jaxcompress.core.table import html_table, text_table
 from jaxcompress.quantize.second_order.scores import Scores
 
-Steps = Sequence[Sequence[tuple[float, int, float]]]
+Steps = Sequence[Sequence[tuple[float, int, float, int]]]
 
 MOST_STATES = 1 << 20
 
@@ -163,19 +163,24 @@ def best_choices(
         >>> best_choices(np.array([[1, 2], [1, 4]]), np.array([[5.0, 1.0], [9.0, 2.0]]), 5)[0].tolist()
         [0, 1]
     """
+    rows = np.arange(len(costs))
     steps = [_hull_steps(cost, value) for cost, value in zip(costs, values, strict=True)]
-    base_cost, base_value = _cheapest(costs, values)
-    incumbent = _greedy(steps, int(base_cost.sum()), float(base_value.sum()), budget)
+    cheapest = np.lexsort((values, costs))[:, 0]
+    base_cost, base_value = costs[rows, cheapest], values[rows, cheapest]
+    fallback = _greedy(steps, cheapest, int(base_cost.sum()), budget)
+    incumbent = float(values[rows, fallback].sum())
     cost, value = np.zeros(1, np.int64), np.zeros(1)
     back: list[tuple[np.ndarray, np.ndarray]] = []
-    exact, bound = True, math.inf
+    exact, bound = True, incumbent
     for row in range(len(costs)):
         relaxed = _Relaxed(steps[row + 1 :], base_cost[row + 1 :], base_value[row + 1 :])
         now_cost = (cost[:, None] + costs[row][None]).reshape(-1)
         now_value = (value[:, None] + values[row][None]).reshape(-1)
         best = now_value + relaxed(budget - now_cost)
-        slack = 1e-9 * max(abs(incumbent), 1e-300)  # a bound that is met exactly is not lost to rounding
+        slack = 1e-9 * abs(incumbent)  # a bound that is met exactly is not lost to rounding
         keep = _undominated(now_cost, now_value, best <= incumbent + slack)
+        if not keep.size:  # only after a cut: no state that was left can do better
+            return fallback, bound, False
         bound = float(best[keep].min()) if row == 0 else bound
         if keep.size > most_states:
             keep, exact = np.sort(keep[np.argsort(best[keep], kind="stable")[:most_states]]), False
@@ -186,39 +191,33 @@ def best_choices(
     for row in reversed(range(len(costs))):
         before, pick = back[row]
         picks[row], state = pick[state], int(before[state])
-    return picks, float(value.min()) if exact else bound, exact
+    return (picks, float(values[rows, picks].sum()), True) if exact else (picks, bound, False)
 
 
-def _cheapest(costs: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The least cost of every row, and the least value at that cost."""
-    least = costs.min(axis=1)
-    return least, np.where(costs == least[:, None], values, np.inf).min(axis=1)
-
-
-def _hull_steps(costs: np.ndarray, values: np.ndarray) -> list[tuple[float, int, float]]:
-    """The lower convex hull of one row's points from its cheapest on, as steps ``(slope, cost, value)``."""
-    points: list[tuple[int, float]] = []
-    for cost, value in sorted(zip(costs.tolist(), values.tolist(), strict=True)):
+def _hull_steps(costs: np.ndarray, values: np.ndarray) -> list[tuple[float, int, float, int]]:
+    """The lower convex hull of one row's points from its cheapest on, as steps ``(slope, cost, value, choice)``."""
+    points: list[tuple[int, float, int]] = []
+    for cost, value, choice in sorted(zip(costs.tolist(), values.tolist(), range(len(costs)), strict=True)):
         if points and (value >= points[-1][1] or cost == points[-1][0]):
             continue
-        while len(points) > 1 and _slope(points[-2], points[-1]) >= _slope(points[-1], (cost, value)):
+        while len(points) > 1 and _slope(points[-2], points[-1]) >= _slope(points[-1], (cost, value, choice)):
             points.pop()
-        points.append((cost, value))
-    return [(_slope(a, b), b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(points)]
+        points.append((cost, value, choice))
+    return [(_slope(a, b), b[0] - a[0], b[1] - a[1], b[2]) for a, b in itertools.pairwise(points)]
 
 
-def _slope(a: tuple[int, float], b: tuple[int, float]) -> float:
+def _slope(a: tuple[int, float, int], b: tuple[int, float, int]) -> float:
     return (b[1] - a[1]) / (b[0] - a[0])
 
 
-def _greedy(steps: Steps, cost: int, value: float, budget: int) -> float:
-    """A sum of values that is surely possible: the steepest steps that fit, in turn for every row."""
-    taken = [0] * len(steps)
+def _greedy(steps: Steps, cheapest: np.ndarray, cost: int, budget: int) -> np.ndarray:
+    """Choices that are surely possible: from the cheapest on, the steepest steps that fit, in order for every row."""
+    taken, picks = [0] * len(steps), cheapest.copy()
     for _, row, index in sorted((step[0], row, i) for row, own in enumerate(steps) for i, step in enumerate(own)):
-        _, more, change = steps[row][index]
+        _, more, _, choice = steps[row][index]
         if taken[row] == index and cost + more <= budget:
-            taken[row], cost, value = index + 1, cost + more, value + change
-    return value
+            taken[row], picks[row], cost = index + 1, choice, cost + more
+    return picks
 
 
 class _Relaxed:
