@@ -13,7 +13,7 @@ from jaxcompress.quantize.formats import Format, Scaling
 from jaxcompress.quantize.ranges.base import Range, Samples
 from jaxcompress.quantize.ranges.rows import by_batches
 from jaxcompress.quantize.ranges.table import require_levels, scaling_of, with_zero
-from jaxcompress.solvers.scalar_kmeans import nearest, scalar_kmeans
+from jaxcompress.solvers.scalar_kmeans import Init, nearest, scalar_kmeans
 
 _AT_ONCE = 2**22  # numbers that the rows of a batch may hold
 _SETTLING = 10  # iterations after one level has moved a little
@@ -27,7 +27,9 @@ class KMeans(Range):
     inputs or an empirical Fisher information as weights give sensitivity-weighted tables. For format ``levels``.
 
     Attributes:
-        iterations: at most; see `jaxcompress.solvers.scalar_kmeans`.
+        init: where the levels start, see `jaxcompress.solvers.scalar_kmeans`. ``"optimal"`` gains about 2 % of the
+            error and takes some thirty times as long.
+        iterations: at most.
         zero_preserving: keep a level that is exactly zero. It takes part in the iteration, but does not move.
 
     References:
@@ -35,6 +37,7 @@ class KMeans(Range):
         Kim et al., 2024, section 4.1 (sensitivity). https://arxiv.org/abs/2306.07629
     """
 
+    init: Init = "density"
     iterations: int = 50
     zero_preserving: bool = False
 
@@ -52,7 +55,7 @@ class KMeans(Range):
         return scaling_of(table, exponent)
 
     def _free(self, row: jax.Array, weights: jax.Array | None = None, *, levels: int) -> jax.Array:
-        return scalar_kmeans(row, weights, levels=levels, init="quantile", iterations=self.iterations).codebook
+        return scalar_kmeans(row, weights, levels=levels, init=self.init, iterations=self.iterations).codebook
 
     def _with_zero(self, row: jax.Array, weights: jax.Array | None = None, *, levels: int) -> jax.Array:
         """The level nearest to zero becomes zero and is held fast while Lloyd's iteration settles the others."""

@@ -1,0 +1,12 @@
+"""Programs of these tests are small and compiled once: XLA's optimizer would only cost time."""
+
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
