@@ -84,11 +84,13 @@ class Data:
     Attributes:
         shape: of the value.
         before: the value that a step made it from.
-        step: name of the step (``add``, ``sub``, ``from`` for ``operand - value``, ``mul``, ``div``, ``convert``).
+        step: name of the step (``add``, ``sub``, ``from`` for ``operand - value``, ``mul``, ``div``, ``convert``,
+            ``transpose``).
         operand: what the step takes besides.
         product: the equation, if it is a product or a convolution of data with an expression.
         kernel: that expression.
         side: which operand the kernel is.
+        order: of the axes after a transpose.
         uses: how many equations it meets; results of the whole count.
     """
 
@@ -99,6 +101,7 @@ class Data:
     product: JaxprEqn | None = None
     kernel: Expression | None = None
     side: int = 0
+    order: tuple[int, ...] = ()
     uses: int = 0
 
     def channels(self) -> dict[int, int] | None:
@@ -190,6 +193,9 @@ class _Walk:
         name, shape = eqn.primitive.name, shape_of(eqn.outvars[0])
         if name == "convert_element_type" and jnp.issubdtype(eqn.params["new_dtype"], jnp.floating):
             return self._step(shape, values[0], "convert", None)
+        if name == "transpose":
+            self._before.add(id(values[0]))
+            return Data(shape, values[0], "transpose", order=tuple(eqn.params["permutation"]))
         if len(values) != 2 or isinstance(values[0], Data) == isinstance(values[1], Data):
             return Data(shape)
         first = isinstance(values[0], Data)

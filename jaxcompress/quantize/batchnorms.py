@@ -166,14 +166,17 @@ def _leaves(steps: Steps) -> set[Key]:
 
 
 def affine(steps: Steps, params: Mapping[str, jax.Array]) -> tuple[np.ndarray, np.ndarray]:
-    """What the steps make of ``y``: ``gain * y + shift``, with length 1 along axes on which neither depends."""
+    """What the steps make of ``y``: ``gain * y + shift``, with the axes of ``y``, of length 1 where equal."""
     ndim = len(steps.start.shape)
     gain, shift = np.ones((1,) * ndim), np.zeros((1,) * ndim)
+    order = np.arange(ndim)  # the axis of y that every axis is by now
     for step in steps.steps:
+        if step.step == "transpose":
+            order = order[list(step.order)]
         if step.operand is None:
             continue
         value = np.asarray(step.operand.evaluate(params), np.float64)
-        value = value.reshape(value.shape or (1,) * ndim)
+        value = value.reshape(value.shape or (1,) * ndim).transpose(np.argsort(order))
         if step.step in ("mul", "div"):
             value = value if step.step == "mul" else 1 / value
             gain, shift = gain * value, shift * value
@@ -195,8 +198,8 @@ def laid_out(steps: Steps, values: np.ndarray, shape: tuple[int, ...]) -> np.nda
     return np.broadcast_to(values, full).reshape(shape)
 
 
-def for_kernel(steps: Steps, factor: np.ndarray) -> np.ndarray | None:
-    """Factors of the channels of a result as an array that broadcasts against the kernel's parameter."""
+def for_kernel(steps: Steps, factor: np.ndarray, ndim: int) -> np.ndarray | None:
+    """Factors of the channels of a result as an array of the ``ndim`` axes of the kernel's parameter."""
     mapped, kernel = steps.start.channels(), steps.start.kernel
     if mapped is None or kernel is None or kernel.origin is None:
         return None
@@ -205,7 +208,7 @@ def for_kernel(steps: Steps, factor: np.ndarray) -> np.ndarray | None:
         return None
     to = {axis: kernel.origin[mapped[axis]] or 0 for axis in wide}
     order = sorted(wide, key=to.__getitem__)
-    shape = [1] * len([axis for axis in kernel.origin if axis is not None])
+    shape = [1] * ndim
     for axis in order:
         shape[to[axis]] = factor.shape[axis]
     return factor.transpose(*order, *(axis for axis in range(factor.ndim) if axis not in wide)).reshape(shape)

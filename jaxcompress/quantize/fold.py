@@ -154,7 +154,7 @@ def _refolded(stack: Sequence[Steps], record: BatchNorm, path: str, params: Mapp
         changes[held[0]] = held[1]
     kernel = np.array(params[path], np.float64)
     for steps, (gain, _), (rest, _) in zip(stack, before, after, strict=True):
-        factor = for_kernel(steps, gain / rest)
+        factor = for_kernel(steps, gain / rest, kernel.ndim - len(steps.layer))
         if factor is None:
             return _Fold(dataclasses.replace(record, holder=None, reason="it does not go by output channels"), {})
         kernel[steps.layer] *= factor
