@@ -27,3 +27,12 @@ def test_pruned_fraction_against_accuracy_and_bytes(tmp_path):
     header = out.read_bytes()[:24]
     assert header.startswith(b"\x89PNG")
     assert int.from_bytes(header[16:20], "big") > 1200
+
+
+@pytest.mark.standard_promotion
+def test_training_with_the_rounding_in_sight(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the example writes its file here
+    found = runpy.run_path(str(EXAMPLES / "03_quantize_aware_mnist.py"))["main"](steps=80)
+    assert found["float32"] > 0.85
+    assert found["2 bits, trained"] > 0.85
+    assert found["2 bits, trained"] > found["2 bits, rounded"] + 0.02
