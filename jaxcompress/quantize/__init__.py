@@ -29,6 +29,9 @@ from jaxcompress.quantize.mixed_precision import allocate_bits as allocate_bits
 from jaxcompress.quantize.packed import PackedInts as PackedInts
 from jaxcompress.quantize.quantized_input import DynamicActivations as DynamicActivations
 from jaxcompress.quantize.quantized_input import StaticActivations as StaticActivations
+from jaxcompress.quantize.ranges import find_activation_scaling as find_activation_scaling
+from jaxcompress.quantize.ranges import find_scaling as find_scaling
+from jaxcompress.quantize.ranges import required_statistics as required_statistics
 from jaxcompress.quantize.rescaled import Rescaled as Rescaled
 from jaxcompress.quantize.rtn import RTN as RTN
 from jaxcompress.quantize.rtn import round_to_nearest as round_to_nearest
