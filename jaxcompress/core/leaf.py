@@ -103,6 +103,11 @@ class CompressedArray:
         del x, contract, batch, precision, preferred_element_type
         return None
 
+    def how(self, x: Any, *, contract: tuple[tuple[int, ...], tuple[int, ...]], batch: Any) -> str:
+        """How `matmul` computes this product, in words for `jaxcompress.explain`; ``x`` may be abstract."""
+        del x, contract, batch
+        return f"{self.kind} matmul"
+
     def conv(self, x: jax.Array, **params: Any) -> jax.Array | None:
         """Convolves ``x`` with this leaf as the kernel, or returns ``None``.
 

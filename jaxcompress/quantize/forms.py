@@ -107,3 +107,17 @@ def by_platform(
     if len(set(map(id, chosen.values()))) == 1:
         return chosen["cpu"](*args)
     return lax.platform_dependent(*args, cpu=chosen["cpu"], tpu=chosen["tpu"], default=chosen["cuda"])
+
+
+def by_platform_text(name: Callable[[str], str]) -> str:
+    """What is chosen where: one name, or each with its platforms.
+
+    Example:
+        >>> by_platform_text(lambda platform: "blocks" if platform == "cpu" else "scale_after")
+        'blocks on cpu, scale_after on cuda and tpu'
+    """
+    names = {platform: name(platform) for platform in PLATFORMS}
+    distinct = list(dict.fromkeys(names.values()))
+    if len(distinct) == 1:
+        return distinct[0]
+    return ", ".join(f"{one} on {' and '.join(p for p in PLATFORMS if names[p] == one)}" for one in distinct)

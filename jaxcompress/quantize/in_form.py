@@ -53,6 +53,11 @@ class InForm(CompressedArray):
         """The product in its form."""
         return _PRODUCTS[self.form](self.weight, x, contract, batch, **options)
 
+    def how(self, x: Any, *, contract: Axes, batch: Axes) -> str:
+        """Names the form."""
+        del x, contract, batch
+        return f"{self.kind} matmul, {self.form}"
+
     def conv(self, x: jax.Array, **params: Any) -> jax.Array | None:
         """The convolution with the scale after it, or dense."""
         return conv_scale_after(self.weight, x, **params) if self.form == "scale_after" else None

@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 
 from jaxcompress.core.leaf import CompressedArray, is_compressed
-from jaxcompress.quantize.forms import PLATFORMS, Call, by_platform, weight_form
+from jaxcompress.quantize.forms import PLATFORMS, Call, by_platform, by_platform_text, weight_form
 from jaxcompress.solvers.grid import spread, widened
 
 Axes: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
@@ -63,16 +63,31 @@ class Scaled(CompressedArray):
     ) -> jax.Array | None:
         """The product in the form that `jaxcompress.quantize.forms` names for its shape, ``None`` for the dense one."""
         options = {"precision": precision, "preferred_element_type": preferred_element_type}
-        after = all(self.scale.shape[axis] == 1 for axis in contract[1])
-        numbers, call = {"contract": contract, "batch": batch}, Call.of_matmul(x, self, contract, batch)
-        in_blocks = [platform for platform in PLATFORMS if weight_form(platform, call) == "blocks"]
-        if not in_blocks or not can_block(self, x, contract) or self.slow_in_loops(contract[1]):
+        after = self._constant_along(contract[1])
+        numbers, in_blocks = {"contract": contract, "batch": batch}, self._in_blocks(x, contract, batch)
+        if not in_blocks:
             return scale_after(self, x, **numbers, **options) if after else None
         if x.dtype != self.dtype:
             return None
         block_form: Any = functools.partial(blocks, **numbers, **options)
         other: Any = functools.partial(scale_after if after else materialized, **numbers, **options)
         return by_platform(lambda platform: platform in in_blocks, block_form, other, self, x)
+
+    def how(self, x: Any, *, contract: Axes, batch: Axes) -> str:
+        """Names the form, or the forms by platform."""
+        other = "scale_after" if self._constant_along(contract[1]) else "materialize"
+        in_blocks = self._in_blocks(x, contract, batch)
+        return f"{self.kind} matmul, {by_platform_text(lambda p: 'blocks' if p in in_blocks else other)}"
+
+    def _constant_along(self, axes: tuple[int, ...]) -> bool:
+        return all(self.scale.shape[axis] == 1 for axis in axes)
+
+    def _in_blocks(self, x: Any, contract: Axes, batch: Axes) -> list[str]:
+        """The platforms on which the product is one of blocks."""
+        if not can_block(self, x, contract) or self.slow_in_loops(contract[1]):
+            return []
+        call = Call.of_matmul(x, self, contract, batch)
+        return [platform for platform in PLATFORMS if weight_form(platform, call) == "blocks"]
 
     def conv(self, x: jax.Array, **params: Any) -> jax.Array | None:
         """Convolves with the values and applies the scale to the result, where it varies by output feature alone."""

@@ -18,7 +18,7 @@ from jax import lax
 
 from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, dense, leaf_kind
 from jaxcompress.quantize.affine import Quantized
-from jaxcompress.quantize.forms import Call, by_platform, takes_integers
+from jaxcompress.quantize.forms import Call, by_platform, by_platform_text, takes_integers
 from jaxcompress.quantize.integer_product import Axes, Codes, integer_conv, integer_matmul
 from jaxcompress.solvers.grid import largest_code, or_one, quantize, spread
 
@@ -80,6 +80,13 @@ class QuantizedInput(CompressedArray):
 
         return self._choose(x, fake, integer, contract[1], Call.of_matmul(x, self, contract, batch))
 
+    def how(self, x: Any, *, contract: Axes, batch: Axes) -> str:
+        """Names the form, or the forms by platform."""
+        call = Call.of_matmul(x, self, contract, batch)
+        integers = self._has_integers(contract[1])
+        chosen = lambda p: self.form if self.form != "auto" else "integer" if takes_integers(p, call) else "fake"  # noqa: E731
+        return f"{self.kind} matmul, {by_platform_text(chosen if integers else lambda p: 'fake')}"
+
     def conv(self, x: jax.Array, **params: Any) -> jax.Array | None:
         """Rounds the data, then convolves codes or floats. A dynamic scale is that of an example."""
         numbers = params["dimension_numbers"]
@@ -98,6 +105,11 @@ class QuantizedInput(CompressedArray):
 
         return self._choose(x, fake, integer, tuple(numbers.rhs_spec[1:]), Call.of_conv(x, self, params))
 
+    def _has_integers(self, summed: tuple[int, ...]) -> bool:
+        """Whether the weight is integers times scales that are constant along the sum."""
+        codes = jax.eval_shape(lambda leaf: _codes(leaf.weight), self)
+        return codes is not None and all(codes.scale.shape[axis] == 1 for axis in summed)
+
     def _rounded(self, x: jax.Array, axes: tuple[int, ...], batch: Axes) -> jax.Array:
         """The data on the grid, in its own dtype; the gradient is that of the identity."""
         values = self.encode(lax.stop_gradient(x), axes, batch).decode().astype(x.dtype)
@@ -107,8 +119,7 @@ class QuantizedInput(CompressedArray):
         self, x: jax.Array, fake: Callable[..., Any], integer: Callable[..., Any], summed: tuple[int, ...], call: Call
     ) -> jax.Array:
         """The form that fits; that of integers has the gradient of the other."""
-        codes = jax.eval_shape(lambda leaf: _codes(leaf.weight), self)
-        if codes is None or any(codes.scale.shape[axis] != 1 for axis in summed):
+        if not self._has_integers(summed):
             if self.form == "integer":
                 raise ValueError(
                     f"form='integer' needs weights of integers whose scale is constant along the sum, got {self!r}"

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcompress.core.explain import explain
 from jaxcompress.core.lift import lift
 from jaxcompress.core.tree import materialize
 from jaxcompress.prune import magnitude
@@ -70,3 +71,17 @@ def test_what_cannot_be_is_refused() -> None:
         with_form(packed, "integer")
     with pytest.raises(ValueError, match=r"\['b'\] can have"):
         with_form(packed | {"b": jnp.ones(3)}, "blocks", where=["w", "b"])
+
+
+def test_explain_names_the_form() -> None:
+    packed = rtn({"w": W}, bits=8)
+
+    def how(params, rows) -> str:
+        (line,) = explain(fn, params, jnp.ones((rows, 1024)))
+        return line.how
+
+    assert how(packed, 1) == "quantized matmul, blocks on cpu, scale_after on cuda and tpu"
+    assert how(packed, 4096) == "quantized matmul, scale_after"
+    assert how(with_form(packed, "materialize"), 1) == "in_form matmul, materialize"
+    assert how(activations(packed), 1) == "dynamic_input matmul, fake on cpu, integer on cuda and tpu"
+    assert how(activations(packed, form="fake"), 64) == "dynamic_input matmul, fake"

@@ -235,7 +235,7 @@ def _contract_view(run: Interpreter, eqn: JaxprEqn, x: jax.Array, view: View, pl
         eqn,
         view,
         served=served,
-        reason=f"{view.leaf.kind} matmul"
+        reason=leaf.how(x, contract=plan.contract, batch=plan.batch)
         if served
         else f"a {view.leaf.kind} leaf has no compressed form of this product",
         contract=plan.contract[1],
