@@ -56,7 +56,7 @@ def rescale(x: jax.Array, multiplier: jax.Array, shift: jax.Array) -> jax.Array:
 
     Example:
         >>> rescale(jnp.array([7, -7]), jnp.array([1 << 30]), jnp.array([0])).tolist()
-        [4, -4]
+        [4, -3]
         >>> rescale(jnp.array([3]), *map(jnp.asarray, fixed_point(np.array([2.5])))).tolist()
         [8]
     """
