@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxcompress.cluster.codebook import Codebook
 from jaxcompress.core.parts import Part, find_parts, require_finite, setting_at, with_parts
@@ -31,6 +32,7 @@ def kmeans(
     iterations: int = 100,
     keep_zero: bool = False,
     codebook_dtype: Any = None,
+    weights: Mapping[str, jax.Array] | None = None,
     where: Where = None,
     sites: Sites | None = None,
 ) -> Any:
@@ -53,6 +55,9 @@ def kmeans(
             it like any other.
         codebook_dtype: dtype that the tables are stored in (``"bfloat16"``, say); by default that of the array. Codes
             are chosen for the stored table.
+        weights: how much every weight's squared error counts, by path: arrays of the leaves' shapes, not negative
+            (`jaxcompress.quantize.fisher` gives such, as in SqueezeLLM). A layer that has no importance at all is
+            clustered as if all of its weights counted the same. None: they do.
         where: leaves to cluster: globs over paths or a predicate; by default those that ``sites`` show as contraction
             weights or embeddings, without ``sites`` the float leaves of two axes or more.
         sites: what `jaxcompress.sites` found.
@@ -62,7 +67,8 @@ def kmeans(
 
     Raises:
         ValueError: if not exactly one of ``bits`` and ``levels`` is given or it is out of range, ``where`` or a glob
-            fits nothing, a chosen leaf is coded already, or holds NaN or infinity (seen only outside ``jit``).
+            fits nothing, a chosen leaf is coded already, holds NaN or infinity (seen only outside ``jit``), or has no
+            ``weights`` of its shape where some are given.
         TypeError: if a chosen leaf is not float.
 
     Example:
@@ -71,7 +77,8 @@ def kmeans(
         ([[1, 0], [1, 0]], [-2.25, 1.0])
 
     References:
-        Han et al., 2016. https://arxiv.org/abs/1510.00149
+        Han et al., 2016. https://arxiv.org/abs/1510.00149; Kim et al., 2024 (SqueezeLLM), equation 5, for ``weights``.
+        https://arxiv.org/abs/2306.07629
     """
     if (bits is None) == (levels is None):
         raise ValueError(f"kmeans: give either bits= or levels=, got bits={bits!r} and levels={levels!r}")
@@ -90,6 +97,7 @@ def kmeans(
         chosen = _cluster(
             [parts[i].array for i in members],
             [parts[i].support for i in members],
+            None if weights is None else [_importance(parts[i], weights) for i in members],
             iterations,
             stack=stack,
             levels=count,
@@ -126,6 +134,7 @@ class KMeans:
 def _cluster(
     arrays: Sequence[jax.Array],
     supports: Sequence[jax.Array | None],
+    weights: Sequence[jax.Array] | None,
     iterations: int,
     *,
     stack: int,
@@ -143,7 +152,9 @@ def _cluster(
     fit = functools.partial(
         _shared_values, levels=levels, init=init, keep_zero=keep_zero, codebook_dtype=codebook_dtype
     )
-    codes, tables = jax.vmap(fit, in_axes=(0, 0 if known else None, None))(rows, kept, iterations)
+    mass = None if weights is None else jnp.stack(weights).reshape(rows.shape)
+    axes = (0, 0 if known else None, None if weights is None else 0, None)
+    codes, tables = jax.vmap(fit, in_axes=axes)(rows, kept, mass, iterations)
     codes = codes.astype(jnp.uint8 if levels <= 256 else jnp.uint16).reshape(len(arrays), *shape)
     return list(zip(codes, tables.reshape(len(arrays), *shape[:stack], levels), strict=True))
 
@@ -151,6 +162,7 @@ def _cluster(
 def _shared_values(
     row: jax.Array,
     kept: jax.Array | None,
+    weights: jax.Array | None,
     iterations: int,
     *,
     levels: int,
@@ -160,6 +172,7 @@ def _shared_values(
 ) -> tuple[jax.Array, jax.Array]:
     zero = row == jnp.zeros((), row.dtype)
     counted = (~zero if kept is None else kept & ~zero) if keep_zero else kept
+    counted = counted if weights is None else _mass(weights, counted)
     fitted = scalar_kmeans(row, counted, levels=levels - keep_zero, init=init, iterations=iterations).codebook
     table = fitted.astype(codebook_dtype)
     codes = nearest(row.astype(fitted.dtype), table.astype(fitted.dtype))
@@ -167,6 +180,32 @@ def _shared_values(
         table = jnp.concatenate([jnp.zeros((1,), table.dtype), table])
         codes = jnp.where(zero, 0, codes + 1)
     return codes if kept is None else jnp.where(kept, codes, 0), table
+
+
+def _mass(weights: jax.Array, counted: jax.Array | None) -> jax.Array:
+    """The importance of what counts, one on average; all the same where it has none."""
+    mass = weights if counted is None else jnp.where(counted, weights, jnp.zeros_like(weights))
+    alike = jnp.ones_like(weights) if counted is None else counted.astype(weights.dtype)
+    total = jnp.sum(mass)
+    some = total > jnp.zeros((), mass.dtype)
+    return jnp.where(some, mass * (jnp.sum(alike) / jnp.where(some, total, jnp.ones_like(total))), alike)
+
+
+def _importance(part: Part, weights: Mapping[str, jax.Array]) -> jax.Array:
+    """What is given for a part, checked; of a masked leaf for its values."""
+    given = weights.get(part.path)
+    if given is None or tuple(given.shape) != part.array.shape:
+        found = "nothing" if given is None else f"an array of the shape {tuple(given.shape)}"
+        raise ValueError(
+            f"kmeans: weights= has {found} for {part.name!r} (shape {part.array.shape}): give the importance of each "
+            "of its weights, or leave the leaf out with where="
+        )
+    array = jnp.asarray(given)
+    array = array if array.dtype == jnp.float64 else array.astype(jnp.float32)
+    bad = ~jnp.all(jnp.isfinite(array) & (array >= jnp.zeros((), array.dtype)))
+    if not isinstance(bad, Tracer) and bad:
+        raise ValueError(f"kmeans: weights= of {part.path!r} are negative, NaN or infinite somewhere")
+    return array
 
 
 def _stack_ndim(part: Part) -> int:
