@@ -113,42 +113,55 @@ class PackedInts(CompressedArray):
 
     def materialize(self) -> jax.Array:
         """The integers, in int8 or uint8."""
-        *outer, planes, size = self.words.shape
-        words = self.words.reshape(*outer, planes, size // max(1, self.chunk), self.chunk)
-        parts = [self._elements(words, place) for place in range(_PER_BYTE)]
-        codes = jnp.stack(parts, -2).reshape(*outer, size * _PER_BYTE)
-        codes = lax.slice_in_dim(codes, 0, self.length, axis=codes.ndim - 1)
-        # Fused with what is done to the codes, the stack becomes a choice for each element: 15 times slower on a CPU.
-        return lax.optimization_barrier(codes)
+        return _unpacked(self.words, bits=self.bits, length=self.length, signed=self.signed, chunk=self.chunk)
 
-    def _elements(self, words: jax.Array, place: int) -> jax.Array:
-        """The elements whose bits are the bit ``place`` of each byte: ``[..., bits, n, c] -> [..., n, c]``."""
-        bits = [(words[..., j, :, :] >> jnp.uint8(place)) & jnp.uint8(1) for j in range(self.bits)]
-        codes = functools.reduce(jnp.bitwise_or, [bit << jnp.uint8(j) for j, bit in enumerate(bits)])
-        if not self.signed:
-            return codes
-        if self.bits == 1:
-            return lax.bitcast_convert_type(codes + codes - jnp.uint8(1), jnp.int8)
-        sign = jnp.uint8(1 << (self.bits - 1))
-        return lax.bitcast_convert_type((codes ^ sign) - sign, jnp.int8)
+
+@functools.partial(jax.jit, static_argnames=("bits", "length", "signed", "chunk"))
+def _unpacked(words: jax.Array, *, bits: int, length: int, signed: bool, chunk: int) -> jax.Array:
+    *outer, planes, size = words.shape
+    chunks = words.reshape(*outer, planes, size // max(1, chunk), chunk)
+    parts = [_elements(chunks, place, bits, signed) for place in range(_PER_BYTE)]
+    codes = jnp.stack(parts, -2).reshape(*outer, size * _PER_BYTE)
+    codes = lax.slice_in_dim(codes, 0, length, axis=codes.ndim - 1)
+    # Fused with what is done to the codes, the stack becomes a choice for each element: 15 times slower on a CPU.
+    return lax.optimization_barrier(codes)
+
+
+def _elements(words: jax.Array, place: int, bits: int, signed: bool) -> jax.Array:
+    """The elements whose bits are the bit ``place`` of each byte: ``[..., bits, n, c] -> [..., n, c]``."""
+    digits = [(words[..., j, :, :] >> jnp.uint8(place)) & jnp.uint8(1) for j in range(bits)]
+    codes = functools.reduce(jnp.bitwise_or, [digit << jnp.uint8(j) for j, digit in enumerate(digits)])
+    if not signed:
+        return codes
+    if bits == 1:
+        return lax.bitcast_convert_type(codes + codes - jnp.uint8(1), jnp.int8)
+    sign = jnp.uint8(1 << (bits - 1))
+    return lax.bitcast_convert_type((codes ^ sign) - sign, jnp.int8)
 
 
 def _packed(codes: jax.Array, bits: int, signed: bool) -> tuple[jax.Array, int, int, bool, int]:
     """The fields of `PackedInts`."""
+    length = codes.shape[-1]
+    size = -(-length // _PER_BYTE)
+    chunk = size if size <= _CHUNKS[0] else min(_CHUNKS, key=lambda c: -size % c)
+    return _words(codes, bits=bits, signed=signed, chunk=chunk), bits, length, signed, chunk
+
+
+@functools.partial(jax.jit, static_argnames=("bits", "signed", "chunk"))
+def _words(codes: jax.Array, *, bits: int, signed: bool, chunk: int) -> jax.Array:
     plain = codes.astype(jnp.int8 if signed else jnp.uint8)
     if signed and bits == 1:
         plain = (plain > 0).astype(jnp.uint8)
     plain = lax.bitcast_convert_type(plain, jnp.uint8)
     *outer, length = plain.shape
-    size = -(-length // _PER_BYTE)
-    chunk = size if size <= _CHUNKS[0] else min(_CHUNKS, key=lambda c: -size % c)
-    chunks = -(-size // max(1, chunk))
-    plain = jnp.pad(plain, [(0, 0)] * len(outer) + [(0, chunks * chunk * _PER_BYTE - length)])
-    parts = plain.reshape(*outer, chunks, _PER_BYTE, chunk)
+    per_chunk = max(1, chunk) * _PER_BYTE
+    chunks = -(-length // per_chunk)
+    plain = jnp.pad(plain, [(0, 0)] * len(outer) + [(0, chunks * per_chunk - length)])
+    parts = plain.reshape(*outer, chunks, _PER_BYTE, max(1, chunk))
     places = jnp.arange(_PER_BYTE, dtype=jnp.uint8).reshape(*(1,) * (len(outer) + 1), _PER_BYTE, 1)
     planes = [((parts >> jnp.uint8(j)) & jnp.uint8(1)) << places for j in range(bits)]
     words = jnp.stack([plane.sum(-2, dtype=jnp.uint8) for plane in planes], -3)
-    return words.reshape(*outer, bits, chunks * chunk), bits, length, signed, chunk
+    return words.reshape(*outer, bits, chunks * chunk)
 
 
 def _require_fit(codes: np.ndarray, bits: int, signed: bool) -> None:
