@@ -11,6 +11,8 @@ from jaxcompress.quantize.bias_correction import bias_correction as bias_correct
 from jaxcompress.quantize.binary import Binary as Binary
 from jaxcompress.quantize.binary import binarize as binarize
 from jaxcompress.quantize.binary import binary as binary
+from jaxcompress.quantize.coverage import Coverage as Coverage
+from jaxcompress.quantize.coverage import coverage as coverage
 from jaxcompress.quantize.equalize import equalize as equalize
 from jaxcompress.quantize.equalize import equalizing_scales as equalizing_scales
 from jaxcompress.quantize.fold import find_batchnorms as find_batchnorms
