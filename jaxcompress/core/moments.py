@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -134,31 +135,38 @@ def statistic_of(path: str, layout: Matrices, stats: Statistics, name: str, *, m
             the stack that is not known; or if a layer met no data.
     """
     sizes = tuple(layout.shape[axis] for axis in layout.roles.stack)
-    total, rows = None, np.zeros((*sizes, layout.groups), np.int64)
-    extreme = MERGES.get(name) if MERGES.get(name) in _OUTERMOST else None
+    rows, found = np.zeros((*sizes, layout.groups), np.int64), []
     for entry in _contractions(path, stats, method):
         value, count = _in_order(path, entry, layout, name, method)
         at = _position(path, entry, layout, method)
         rows[at] += count
-        weight = jnp.asarray(count, jnp.float32).reshape(count.shape + (1,) * (value.ndim - count.ndim))
-        start = _OUTERMOST[extreme] if extreme else 0
-        if total is None:
-            total = jnp.full((*rows.shape, *value.shape[count.ndim :]), start, jnp.float32)
-        if extreme:
-            value = jnp.where(weight > 0, value, jnp.full((), start, value.dtype))
-            total = total.at[at].max(value) if extreme == "max" else total.at[at].min(value)
-        else:
-            total = total.at[at].add(value * weight)
-    if total is None or (rows == 0).any():
+        found.append((at, value, count))
+    if (rows == 0).any():
         missing = np.argwhere(rows == 0)[0][: len(sizes)].tolist()
         raise ValueError(f"{method}: no data met layer {missing} of {path!r} while it was observed")
-    if not extreme:
-        total = total / jnp.asarray(rows, jnp.float32).reshape(rows.shape + (1,) * (total.ndim - rows.ndim))
-    found, order = total.reshape(layout.batch, *total.shape[rows.ndim :]), layout.feature_order()
+    (_, value, count), *others = found
+    merged, order = _merged(found, rows, MERGES[name]) if others else value, layout.feature_order()
+    merged = merged.reshape(layout.batch, *value.shape[count.ndim :])
     if order is not None:
-        for axis in range(1, found.ndim):
-            found = jnp.take(found, order, axis=axis)
-    return found
+        for axis in range(1, merged.ndim):
+            merged = jnp.take(merged, order, axis=axis)
+    return merged
+
+
+def _merged(found: Sequence[tuple[Any, jax.Array, np.ndarray]], rows: np.ndarray, how: str) -> jax.Array:
+    """Statistics of several sites, each with its place in the stack and its counts of rows."""
+    features = found[0][1].shape[found[0][2].ndim :]
+    total = jnp.full((*rows.shape, *features), _OUTERMOST.get(how, 0), jnp.float32)
+    for at, value, count in found:
+        weight = jnp.asarray(count, jnp.float32).reshape(count.shape + (1,) * len(features))
+        if how in _OUTERMOST:
+            value = jnp.where(weight > 0, value, jnp.full((), _OUTERMOST[how], value.dtype))
+            total = total.at[at].max(value) if how == "max" else total.at[at].min(value)
+        else:
+            total = total.at[at].add(value * weight)
+    if how in _OUTERMOST:
+        return total
+    return total / jnp.asarray(rows, jnp.float32).reshape(rows.shape + (1,) * len(features))
 
 
 def _contractions(path: str, stats: Statistics, method: str) -> list[Observed]:

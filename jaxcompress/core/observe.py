@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.core import statistics
@@ -195,30 +196,62 @@ def _passes(found: Sites, where: Where, size: int | None) -> list[tuple[str, ...
     return [wanted[i : i + size] for i in range(0, len(wanted), size)]
 
 
+class _Program:
+    """What a pass compiles, and where its statistics belong."""
+
+    def __init__(self, alive: Callable[[], Any], paths: tuple[str, ...], what: tuple[str, ...]) -> None:
+        self.recorder = Recorder(paths, what)
+
+        def step(static: Static, arrays: Any) -> dict[tuple[str, int], Any]:
+            run = Interpreter(self.recorder, follow=True)
+            evaluate(run, alive(), static, arrays)
+            return run.sink
+
+        self.step = jax.jit(step, static_argnums=0)
+
+
+_PROGRAMS: dict[int, dict[Any, _Program]] = {}  # by identity of a function, or of a method's object, while it lives
+
+
+def _program(fn: Any, paths: tuple[str, ...], what: tuple[str, ...], static: Static, arrays: Any) -> _Program:
+    """The same program for every call of one structure with arrays of the same shapes."""
+    owner = getattr(fn, "__self__", fn)
+    try:
+        alive = weakref.WeakMethod(fn) if inspect.ismethod(fn) else weakref.ref(fn)
+        if id(owner) not in _PROGRAMS:
+            weakref.finalize(owner, _PROGRAMS.pop, id(owner), None)
+    except TypeError:  # an object without weak references cannot be followed to its end
+        return _Program(lambda: fn, paths, what)
+    shapes = tuple((jax.tree.structure(a), *((x.shape, x.dtype) for x in jax.tree.leaves(a))) for a in arrays)
+    key = (getattr(fn, "__func__", None), paths, what, static, shapes)
+    programs = _PROGRAMS.setdefault(id(owner), {})
+    if key not in programs:
+        programs[key] = _Program(alive, paths, what)
+    return programs[key]
+
+
 class _Pass:
     """One pass over the batches for some of the leaves."""
 
     def __init__(self, fn: Callable[..., Any], paths: tuple[str, ...], what: tuple[str, ...]) -> None:
         self.fn = fn
         self.paths = paths
-        self.recorder = Recorder(paths, what)
+        self.what = what
+        self.program: _Program | None = None
         self.total: dict[tuple[str, int], Any] = {}
-        self.step = jax.jit(self._step, static_argnums=0)
-
-    def _step(self, static: Static, arrays: Any) -> dict[tuple[str, int], Any]:
-        run = Interpreter(self.recorder, follow=True)
-        evaluate(run, self.fn, static, arrays)
-        return run.sink
 
     def add(self, params: Any, args: tuple[Any, ...], kwargs: dict[str, Any], number: int) -> None:
         """Adds one batch."""
         static, arrays = split_static(self.fn, (tagged(params), *args), kwargs)
-        found = self.step(static, arrays)
-        for key in (key for key in self.recorder.uses if key in found):  # in the order of evaluation
+        if self.program is None:
+            self.program = _program(self.fn, self.paths, self.what, static, arrays)
+        uses = self.program.recorder.uses
+        found = self.program.step(static, arrays)
+        for key in (key for key in uses if key in found):  # in the order of evaluation
             host = statistics.to_host(found[key])
             bad = int(np.sum(host.get("nonfinite", 0)))
             if bad:
-                use = self.recorder.uses[key]
+                use = uses[key]
                 raise ValueError(
                     f"observe: {bad} values that are not finite met {use.origin.path!r} ({use.primitive} at "
                     f"{use.source}) in batch {number}; look for NaN or inf in the data or in an earlier layer"
@@ -228,7 +261,8 @@ class _Pass:
     def finish(self) -> list[Observed]:
         """The statistics over all batches."""
         reached = {key for key, found in self.total.items() if np.sum(found["count"]) > 0}
-        seen = [key for key in self.recorder.uses if key in reached]
+        uses = {} if self.program is None else self.program.recorder.uses
+        seen = [key for key in uses if key in reached]
         for path in self.paths:
             if not any(key[0] == path for key in seen):
                 raise ValueError(
@@ -236,22 +270,28 @@ class _Pass:
                     "that was not called). Give batches that reach it, or leave it out with where=."
                 )
         total, self.total = self.total, {}
-        return [_observed(self.recorder.uses[key], total[key]) for key in seen]
+        sums = [{name: value for name, value in total[key].items() if name in _SUMS} for key in seen]
+        means = _means(sums, [np.maximum(total[key]["count"], 1).astype(np.float32) for key in seen])
+        return [_observed(uses[key], total[key] | mean) for key, mean in zip(seen, means, strict=True)]
+
+
+_SUMS = frozenset(name for name, statistic in statistics.STATISTICS.items() if statistic.merge == "sum")
+
+
+@jax.jit
+def _means(sums: list[dict[str, jax.Array]], rows: list[jax.Array]) -> list[dict[str, jax.Array]]:
+    """Sums over rows, divided by their number."""
+    return [
+        {name: value / count.reshape(count.shape + (1,) * (value.ndim - count.ndim)) for name, value in own.items()}
+        for own, count in zip(sums, rows, strict=True)
+    ]
 
 
 def _observed(use: Use, found: dict[str, Any]) -> Observed:
     count = found["count"]
-    values = {}
-    for name, value in found.items():
-        if name in ("count", "nonfinite"):
-            continue
-        if name == "histogram":
-            values[name] = (value[0], statistics.bin_edges(value[1]))
-        elif name in ("mean", "mean_abs", "second_moment", "output_second_moment"):
-            rows = np.maximum(count, 1).astype(np.float32)
-            values[name] = value / jnp.asarray(rows).reshape(rows.shape + (1,) * (value.ndim - rows.ndim))
-        else:
-            values[name] = value
+    values = {name: value for name, value in found.items() if name not in ("count", "nonfinite")}
+    if "histogram" in values:
+        values["histogram"] = (values["histogram"][0], statistics.bin_edges(values["histogram"][1]))
     origin = use.origin
     axes = tuple(sorted(origin.axes[axis] for axis in (use.contract or use.lookup)))
     scanned = tuple(sorted(set(range(len(origin.shape))) - set(origin.axes)))

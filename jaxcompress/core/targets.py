@@ -132,6 +132,8 @@ def over_batch(fn: Callable[[Any], Any], arrays: Any) -> Any:
         >>> over_batch(lambda x: x + 1, jnp.arange(3)).tolist()
         [1, 2, 3]
     """
+    if jax.tree.leaves(arrays)[0].shape[0] == 1:  # no loop to compile
+        return jax.tree.map(lambda x: x[None], fn(jax.tree.map(lambda x: x[0], arrays)))
     return lax.platform_dependent(arrays, cpu=lambda x: lax.map(fn, x), default=lambda x: jax.vmap(fn)(x))
 
 

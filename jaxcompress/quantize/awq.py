@@ -120,11 +120,11 @@ def awq(
     targets = find_targets(params, stats, where=where, settings=bits, method="awq")
     plans = [_plan(target, spec) for target in targets]
     members = [_member(target) for target in targets]
-    inputs = [by_channel_mean(target.statistic("mean_abs"), layout=target.layout) for target in targets]
+    means = [target.statistic("mean_abs") for target in targets]
     tree, scales = params, {}
     for shared in shared_inputs(params, targets, symmetries):
         if shared.symmetry is not None:
-            found = _search_together(shared, members, inputs, plans, search)
+            found = _search_together(shared, members, means, plans, search)
             scales |= dict(zip(shared.targets, found, strict=True))
             tree = shared.absorb(tree, found)
     now = weights_now(tree, targets)  # with all that was absorbed: a weight may make the input of another one
@@ -134,7 +134,7 @@ def awq(
             leaf = _coded_absorbed(member._replace(weight=now[index]), scales[index], plan=plan, clips=search.clips)
         else:
             changed = None if now[index] is member.weight else now[index]
-            leaf, factors[target.path] = _fit(member, changed, inputs[index], plan=plan, search=search)
+            leaf, factors[target.path] = _fit(member, changed, means[index], plan=plan, search=search)
         leaves.append(leaf)
     return rescaled_at(with_parts(tree, [target.part for target in targets], leaves), factors)
 
@@ -182,10 +182,10 @@ def _member(target: Target) -> Member:
 
 
 def _search_together(
-    shared: SharedInput, members: Sequence[Member], inputs: Sequence[jax.Array], plans: Sequence[Plan], search: Search
+    shared: SharedInput, members: Sequence[Member], means: Sequence[jax.Array], plans: Sequence[Plan], search: Search
 ) -> list[jax.Array]:
     """The scales of weights that share an input, by the sum of their errors."""
-    met = shared.merged([inputs[index] for index in shared.targets], "mean")
+    met = shared.merged([_channel_means(means[i], layout=plans[i].view.layout) for i in shared.targets], "mean")
     free = [shared.free(place) for place in range(len(met))]
     errors = [
         _errors(members[index], own, mask, plan=plans[index], steps=search.steps)
@@ -196,24 +196,25 @@ def _search_together(
 
 
 @functools.partial(jax.jit, static_argnames="layout")
-def by_channel_mean(features: jax.Array, *, layout: Matrices) -> jax.Array:
-    """Means over features of a channel, ``[layers, channels]``."""
+def _channel_means(features: jax.Array, *, layout: Matrices) -> jax.Array:
+    """Means over the features of a channel, ``[layers, channels]``."""
     return jnp.mean(by_channel(layout, features), axis=1)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "search"))
 def _fit(
-    member: Member, changed: jax.Array | None, inputs: jax.Array, *, plan: Plan, search: Search
+    member: Member, changed: jax.Array | None, mean_abs: jax.Array, *, plan: Plan, search: Search
 ) -> tuple[CompressedArray, jax.Array]:
     """The leaf of a weight that keeps its scales, and the factor of its inputs.
 
     Args:
         member: the weight and what meets it.
         changed: the weight with outputs that absorbed the scales of others; None: it absorbed none.
-        inputs: mean absolute inputs, ``[layers, channels]``.
+        mean_abs: of the inputs, ``[batch, features]``.
         plan: static.
         search: static.
     """
+    inputs = _channel_means(mean_abs, layout=plan.view.layout)
     scales = _best(_errors(member, inputs, None, plan=plan, steps=search.steps), inputs, None, steps=search.steps)
     own = _split(member if changed is None else member._replace(weight=changed), plan)
     scaled = own.weight * _of_features(plan, scales)[:, None, :, None].astype(own.weight.dtype)

@@ -1,5 +1,7 @@
 """`observe`: what met every weight, held against inputs captured by hand."""
 
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxcompress.core import statistics
 from jaxcompress.core.lift import lift
-from jaxcompress.core.observe import observe
+from jaxcompress.core.observe import _PROGRAMS, observe
 from jaxcompress.core.tree import materialize
 from tests.core.kinds import Grouped, Thin
 
@@ -262,7 +264,7 @@ def test_packed_parameters(transform):
 
 
 def test_compiled_once():
-    """One trace for the sites and one for the pass, whatever the number of batches; one more per pass and shape."""
+    """One trace for the sites and one for the pass, whatever the number of batches; a new shape is one more."""
     traces = []
 
     def fn(p, x):
@@ -273,7 +275,23 @@ def test_compiled_once():
     assert len(traces) == 2
     traces.clear()
     observe(fn, PARAMS, [*BATCHES, BATCHES[0][:2]])
-    assert len(traces) == 3
+    assert len(traces) == 2  # the sites, and the new shape: the program of the first call is there
+
+
+def test_programs_of_one_function_are_kept_apart_and_die_with_it():
+    class Model:
+        def apply(self, p, x):
+            return x @ p if p.shape[0] == x.shape[1] else x @ p.T
+
+    model, x = Model(), jnp.ones((3, 6))
+    before = len(_PROGRAMS)
+    for shape, axis in ((6, 2), 0), ((2, 6), 1), ((6, 2), 0):
+        (entry,) = observe(model.apply, jnp.ones(shape), [x])[""]
+        assert entry.contracting == (axis,)
+    assert len(_PROGRAMS[id(model)]) == 2
+    del model
+    gc.collect()
+    assert len(_PROGRAMS) == before
 
 
 def test_leaves_per_pass_gives_the_same():
