@@ -62,7 +62,7 @@ def stacked():
     return params, sites(run, params, data(4, 12))
 
 
-def in_a_stack(bits=8, **options):
+def in_a_stack(**options):
     params, found = stacked()
     return coverage(rtn(params, sites=found, **options), sites=found)[0]
 
@@ -160,7 +160,7 @@ def test_what_was_done_is_what_is_said(case):
     ids=["channel", "tensor", "group"],
 )
 def test_layers_of_a_stack_do_not_count_as_channels(options, expected):
-    assert in_a_stack(bits=8, **options).granularity == expected
+    assert in_a_stack(**options).granularity == expected
 
 
 def test_every_float_leaf_is_there_and_what_is_skipped_says_why():
