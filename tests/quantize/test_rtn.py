@@ -7,6 +7,7 @@ import jaxcompress as jc
 from jaxcompress.factorize import LowRank
 from jaxcompress.prune import Masked
 from jaxcompress.quantize import RTN, Quantized, rtn
+from tests.zoo.llama import trained
 
 RNG = np.random.default_rng(0)
 
@@ -107,6 +108,75 @@ def test_jit_is_eager_and_dict_of_bits():
         np.testing.assert_allclose(traced[name].materialize(), eager[name].materialize(), rtol=1e-6)
     staged = RTN(bits=4, where="a")(params)
     np.testing.assert_array_equal(staged["a"].qvalue, eager["a"].qvalue)
+
+
+def test_granularities_and_formats_on_kernels_of_any_rank():
+    params = {
+        "conv": normal(3, 3, 2, 4),
+        "heads": normal(4, 2, 3),
+        "out": normal(2, 3, 6),
+        "layers": normal(5, 6, 6) + 1,
+        "bias": jnp.ones(6),
+    }
+    x = normal(1, 4, 4, 2)
+    sites = jc.sites(model, params, x)
+    whole = rtn(params, bits=8, granularity="tensor", sites=sites)
+    shapes = {name: whole[name].scale.shape for name in ("conv", "heads", "out", "layers")}
+    assert shapes == {"conv": (1, 1, 1, 1), "heads": (1, 1, 1), "out": (1, 1, 1), "layers": (5, 1, 1)}
+    for settings in ({"bits": 3, "symmetric": False}, {"format": "nf4"}):
+        packed = rtn(params, sites=sites, **settings)
+        dense = model(jc.materialize(packed), x)
+        np.testing.assert_allclose(jc.lift(model)(packed, x), dense, rtol=1e-3, atol=1e-3 * np.abs(dense).max())
+    assert rtn(params, format="nf4", sites=sites)["layers"].unstack()[2].shape == (6, 6)
+
+
+def test_blocks_are_of_32_unless_asked_otherwise():
+    w = normal(64, 6)
+    assert rtn({"w": w}, format="mxfp4")["w"].scale.shape == (2, 6)
+    assert rtn({"w": w}, format="mxfp8_e4m3", group_size=16)["w"].scale.shape == (4, 6)
+    assert rtn({"w": w}, format="mxfp4", granularity="tensor")["w"].scale.shape == (1, 1)
+    with pytest.raises(ValueError, match="group_size=32 does not divide"):
+        rtn({"w": normal(48, 6)}, format="mxfp4")
+
+
+def test_scales_heed_what_is_kept_and_pruned_entries_stay_zero():
+    mask = jnp.asarray(RNG.random((8, 6)) < 0.5).at[0].set(True)
+    w = jnp.where(mask, normal(8, 6) + 4, 100.0)
+    leaf = rtn({"w": Masked.create(w, mask)}, bits=4, symmetric=False)["w"]
+    kept = np.where(np.asarray(mask), np.asarray(w), 0)
+    np.testing.assert_allclose(leaf.values.scale, kept.max(0, keepdims=True) / 15, rtol=1e-6)
+    np.testing.assert_array_equal(np.asarray(leaf.materialize())[~np.asarray(mask)], 0)
+    assert np.all(np.asarray(leaf.values.materialize())[~np.asarray(mask)] == 0)  # so that files need not store them
+
+
+@pytest.mark.parametrize("settings", [{"bits": 4}, {"format": "nf4"}, {"bits": 3, "symmetric": False}], ids=str)
+def test_narrow_weights_have_scales_in_float32(settings):
+    w = normal(8, 6)
+    leaf = rtn({"w": w.astype(jnp.bfloat16)}, **settings)["w"]
+    assert (leaf.scale.dtype, leaf.dtype, leaf.materialize().dtype) == (jnp.float32, jnp.bfloat16, jnp.bfloat16)
+    wide = rtn({"w": w.astype(jnp.bfloat16).astype(jnp.float32)}, **settings)["w"]
+    np.testing.assert_array_equal(leaf.scale, wide.scale)
+    np.testing.assert_array_equal(leaf.materialize(), wide.materialize().astype(jnp.bfloat16))
+
+
+def test_on_trained_weights_the_clever_beats_the_naive(data_folder):
+    """Output errors of the tied embedding of the trained Llama, whose channels are far from normal."""
+    w = jnp.asarray(trained()[1]["emb"], jnp.float32)
+    x = normal(256, w.shape[0])
+
+    def error(**settings):
+        return float(jnp.linalg.norm(x @ (rtn({"w": w}, **settings)["w"].materialize() - w)) / jnp.linalg.norm(x @ w))
+
+    plain = error(bits=4)
+    assert error(bits=8) < 0.1 * plain
+    assert error(bits=4, ranges="mse") < plain
+    assert error(bits=4, symmetric=False) < plain
+    assert error(bits=4, group_size=32) < 0.8 * plain
+    assert plain < error(bits=4, granularity="tensor")
+    assert error(format="nf4") < plain
+    assert error(format="levels", bits=4, ranges="kmeans") < error(format="nf4")
+    assert error(format="fp8_e4m3") < error(format="fp8_e5m2") < plain  # a bit more of mantissa
+    assert error(format="fp4", group_size=32) < error(format="mxfp4")  # scales are not powers of two
 
 
 def test_what_cannot_be_quantized_is_named():
