@@ -87,11 +87,13 @@ def symmetries(
     args = []
     for i, (name, array, var) in enumerate(zip(names, arrays, closed.jaxpr.invars, strict=True)):
         scaled = i < count and jnp.issubdtype(var.aval.dtype, jnp.floating) and not is_compressed(array)
-        args.append(_argument(walk, parts, name, var.aval.shape, by_path[name]) if scaled else Field())
+        args.append(_argument(walk, parts, name, var.aval.shape, by_path[name]) if scaled else Field(data=i >= count))
     for out in walk.run(closed.jaxpr, closed.consts, args):
         walk.system.zero(out.terms, "it is a result")
     unused = {name for name, arg in zip(names[:count], args, strict=False) if id(arg) not in walk.met}
-    return _Found(walk, parts, unused).symmetries()
+    gains = np.unique(np.concatenate([labels.ravel() for labels in walk.gains] or [np.zeros(0, int)]))
+    told = [dataclasses.replace(p, role="gain") if p.role == "other" and p.first in gains else p for p in parts]
+    return _Found(walk, told, unused).symmetries()
 
 
 def _argument(walk: Walk, parts: list[_Part], path: str, shape: tuple[int, ...], met: Sequence[Site]) -> Field:
@@ -183,20 +185,21 @@ class _Found:
         return self._units(chosen) if chosen else None
 
     def _costly(self, block: Block, part: int) -> list[int]:
-        """Unknowns of a block in the order in which they should stay as they are."""
-        cost = {"output": 0, "contracting": 1, "other": 2}
+        """Unknowns of a block in the order in which they should stay as they are: gains are the first to give."""
+        return self._ordered(block, ("output", "contracting", "other", "gain"), part)
+
+    def _ordered(self, block: Block, roles: Sequence[str], last: int = -1) -> list[int]:
         free = [i for i, owner in enumerate(block.owners) if owner >= 0]
-        return sorted(
-            free,
-            key=lambda i: (
-                block.owners[i] == part,
-                cost[self._parts[block.owners[i]].role],
-                -math.prod(self._parts[block.owners[i]].sizes),
-            ),
-        )
+
+        def key(unknown: int) -> tuple[bool, int, int]:
+            part = self._parts[block.owners[unknown]]
+            return block.owners[unknown] == last, roles.index(part.role), -math.prod(part.sizes)
+
+        return sorted(free, key=key)
 
     def _pairs(self, block: Block) -> list[Vector]:
-        """Solutions that multiply one weight and divide another, with as few other weights as possible."""
+        """Solutions that multiply one weight and divide another, with as few other weights and gains as possible."""
+        calm = self._ordered(block, ("output", "contracting", "gain", "other"))
         roles = self._roles(block)
         alike: dict[Vector, int] = {}  # unknowns that every solution scales alike are one
         for i, role in enumerate(roles):
@@ -205,7 +208,7 @@ class _Found:
         weights = list(alike.values())
         found: dict[Vector, None] = {}
         for producer, consumer in itertools.permutations(weights, 2) if len(weights) <= _MOST else ():
-            order = [i for i in self._costly(block, -1) if i not in (producer, consumer)]
+            order = [i for i in calm if i not in (producer, consumer)]
             vector = block.solution({producer: 1, consumer: -1}, order)
             if vector is not None and all(abs(vector[i]) <= 1 for i in weights):
                 found[_signed(roles, vector)] = None
@@ -251,7 +254,7 @@ class _Found:
         for part in self._parts:
             labels = np.arange(part.first, part.first + math.prod(part.sizes))
             fixed = labels[~free[labels]]
-            if part.role == "other" or not len(fixed):
+            if part.role in ("other", "gain") or not len(fixed):
                 continue
             number = int(self._cause[fixed[0]])
             reason = "nothing in this call uses it" if part.path in self._unused else _told(self._equations, number)
@@ -278,4 +281,4 @@ def _leading(vector: Sequence[Fraction]) -> Fraction:
     return next(c for c in vector if c)
 
 
-_RANKS = {"other": 0, "contracting": 1, "output": 2}
+_RANKS = {"other": 0, "gain": 1, "contracting": 2, "output": 3}

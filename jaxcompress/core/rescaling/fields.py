@@ -40,10 +40,12 @@ class Field:
         terms: their sum is the logarithm of the factor of every entry. Labels have the axes of the steps of the
             enclosing scans, then those of the value.
         const: the number that all entries equal, if it is known.
+        data: whether it depends on inputs, and not on parameters and constants alone.
     """
 
     terms: tuple[Term, ...] = ()
     const: float | None = None
+    data: bool = False
 
     @property
     def neutral(self) -> bool:

@@ -29,7 +29,7 @@ class Member:
         exponent: the entries at ``units == u`` are multiplied by ``scales[u] ** exponent``.
         units: int array over ``axes``: the unit of every index, -1 where there is none.
         role: what the axes are there: ``"contracting"`` (a consumer of the scaled activation where the exponent is
-            negative), ``"output"``, or ``"other"`` (biases, gains, statistics).
+            negative), ``"output"``, ``"gain"`` (what data is multiplied by), or ``"other"`` (biases, statistics).
     """
 
     path: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ class Walk:
         system: what was found out.
         steps: number of enclosing scans, whose steps are leading axes of all labels.
         clips: True if finite bounds of a clip are taken for infinite.
+        gains: labels of parameters, or what was made of them alone, that data was multiplied by.
         met: ids of the fields that an equation met, calls aside.
     """
 
@@ -27,6 +29,7 @@ class Walk:
         self.system = System()
         self.steps = 0
         self.clips = clips
+        self.gains: list[np.ndarray] = []
         self.met: set[int] = set()
 
     def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Field]) -> list[Field]:
@@ -45,12 +48,16 @@ class Walk:
         name = eqn.primitive.name
         if name not in CALLS and not any(field.terms for field in fields):
             consts = {field.const for field in fields} if name in MOVES and _keeps(eqn) else set()
-            return [Field(const=consts.copy().pop() if len(consts) == 1 else None) for _ in eqn.outvars]
-        if name not in CALLS:
-            self.met.update(id(field) for field in fields)
+            const = consts.copy().pop() if len(consts) == 1 else None
+            return [Field(const=const, data=any(field.data for field in fields)) for _ in eqn.outvars]
         rule = RULES.get(name)
         with self.system.at(eqn):
-            return self.fixed(eqn, fields, name) if rule is None else rule(self, eqn, fields)
+            outs = self.fixed(eqn, fields, name) if rule is None else rule(self, eqn, fields)
+        if name in CALLS:
+            return outs
+        self.met.update(id(field) for field in fields)
+        data = any(field.data for field in fields)
+        return [dataclasses.replace(out, data=data) for out in outs]
 
     def fixed(self, eqn: JaxprEqn, fields: Sequence[Field], reason: str) -> list[Field]:
         """Nothing that meets in the equation may be scaled."""

@@ -29,7 +29,8 @@ def scan(walk: Walk, eqn: JaxprEqn, fields: Sequence[Field]) -> list[Field]:
     inner, consts = closed(params["jaxpr"])
 
     def inside(field: Field) -> Field:
-        return Field(tuple(Term(c, np.expand_dims(labels, at)) for c, labels in field.terms), field.const)
+        terms = tuple(Term(c, np.expand_dims(labels, at)) for c, labels in field.terms)
+        return Field(terms, field.const, field.data)
 
     fixed, start = list(map(inside, fields[:n_consts])), list(map(inside, fields[n_consts : n_consts + n_carry]))
     slices = list(fields[n_consts + n_carry :])
@@ -162,7 +163,7 @@ def _labels(field: Field) -> list[np.ndarray]:
 
 
 def _field(labels: Any) -> Field:
-    return Field(tuple(Term(Fraction(1), array) for array in labels))
+    return Field(tuple(Term(Fraction(1), array) for array in labels), data=True)
 
 
 def _largest(axes: Any) -> list[frozenset[int]]:

@@ -34,14 +34,22 @@ def convert(walk: Walk, eqn: JaxprEqn, fields: Sequence[Field]) -> list[Field]:
 
 def product(walk: Walk, eqn: JaxprEqn, fields: Sequence[Field]) -> list[Field]:
     """Factors multiply."""
+    _note_gain(walk, fields)
     first, second = _aligned(walk, eqn, fields)
     return [Field(tuple(combined([*first, *second])))]
 
 
 def quotient(walk: Walk, eqn: JaxprEqn, fields: Sequence[Field]) -> list[Field]:
     """Factors divide."""
+    _note_gain(walk, fields)
     first, second = _aligned(walk, eqn, fields)
     return [Field(tuple(combined([*first, *times(second, -1)])))]
+
+
+def _note_gain(walk: Walk, fields: Sequence[Field]) -> None:
+    """What depends on no input multiplies what does."""
+    if fields[0].data != fields[1].data:
+        walk.gains += [term.labels for term in fields[fields[0].data].terms]
 
 
 def power(walk: Walk, eqn: JaxprEqn, fields: Sequence[Field]) -> list[Field]:
