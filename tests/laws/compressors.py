@@ -180,7 +180,7 @@ def fake_learned_offset(w: Any, stack: int) -> CompressedArray:
     one = (*w.shape[:stack], *(1,) * (w.ndim - stack))
     reach = np.abs(numbers(w)).reshape(*w.shape[:stack], -1).max(-1).reshape(one) + 1e-3
     scale, offset = (jnp.asarray(part * reach, jnp.float32) for part in (0.3, -0.9))
-    return LearnedOffset(jnp.asarray(w), scale, offset, 3, jnp.dtype(w.dtype))
+    return LearnedOffset(jnp.asarray(w), scale, offset, 3, max(1, w.size // scale.size), jnp.dtype(w.dtype))
 
 
 KINDS: dict[str, Compressor] = {

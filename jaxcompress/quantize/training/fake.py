@@ -126,12 +126,14 @@ class LearnedStep(FakeQuantized):
         values: see `FakeQuantized`.
         scale: the steps, with as many axes as the values.
         bits: width of a code; codes are ``-2**(bits-1) .. 2**(bits-1) - 1``.
+        sharing: how many weights share a step, on which the size of its gradient depends.
         dtype: of the dense array.
     """
 
     values: ArrayOrLeaf
     scale: jax.Array
     bits: int = dataclasses.field(metadata={"static": True})
+    sharing: int = dataclasses.field(metadata={"static": True})
     dtype: np.dtype = dataclasses.field(metadata={"static": True})
 
     def alignment(self) -> Mapping[str, tuple[int | None, ...]]:
@@ -149,7 +151,7 @@ class LearnedStep(FakeQuantized):
         return format_of("int", self.bits).leaf(codes, Scaling(scale), self.dtype)
 
     def _grid(self) -> StepGrid:
-        return _grid_of(self.values, self.scale, self.bits)
+        return _grid_of(self.bits, self.sharing)
 
 
 @leaf_kind("fake_learned_offset", trainable=("values", "scale", "offset"), priority=1)
@@ -162,6 +164,7 @@ class LearnedOffset(FakeQuantized):
         scale: the steps, with as many axes as the values.
         offset: of the scale's shape, in units of the values.
         bits: width of a code.
+        sharing: how many weights share a step.
         dtype: of the dense array.
     """
 
@@ -169,6 +172,7 @@ class LearnedOffset(FakeQuantized):
     scale: jax.Array
     offset: jax.Array
     bits: int = dataclasses.field(metadata={"static": True})
+    sharing: int = dataclasses.field(metadata={"static": True})
     dtype: np.dtype = dataclasses.field(metadata={"static": True})
 
     def alignment(self) -> Mapping[str, tuple[int | None, ...]]:
@@ -186,7 +190,7 @@ class LearnedOffset(FakeQuantized):
         return format_of("int", self.bits, symmetric=False).leaf(codes, Scaling(scale, point), self.dtype)
 
     def _grid(self) -> StepGrid:
-        return _grid_of(self.values, self.scale, self.bits)
+        return _grid_of(self.bits, self.sharing)
 
 
 @leaf_kind("fake_dorefa", trainable=("values",), priority=1)
@@ -257,8 +261,7 @@ class FewLevels(Live):
         return format_of("int", WIDTHS[self.method]).leaf(codes.astype(jnp.int8), Scaling(scale), self.dtype)
 
 
-def _grid_of(values: ArrayOrLeaf, scale: jax.Array, bits: int) -> StepGrid:
-    """The signed grid, its gradient scale counting the weights that share a step."""
+def _grid_of(bits: int, sharing: int) -> StepGrid:
+    """The signed grid, with the gradient scale of LSQ."""
     grid = StepGrid(bits)
-    entries = values.size / max(1, scale.size)
-    return dataclasses.replace(grid, gradient_scale=lsq_gradient_scale(entries, grid.last))
+    return dataclasses.replace(grid, gradient_scale=lsq_gradient_scale(sharing, grid.last))

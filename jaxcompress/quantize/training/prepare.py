@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -145,17 +146,23 @@ def _straight_through(values: jax.Array, shape: Any, bits: Any, core: Any, spec:
 
 def _lsq(values: jax.Array, shape: Any, bits: int, core: Any, spec: QAT) -> LearnedStep:
     del core, spec
-    return LearnedStep(values, lsq_start(values, shape, bits=bits), bits, values.dtype)
+    return LearnedStep(values, lsq_start(values, shape, bits=bits), bits, _sharing(values, shape), values.dtype)
 
 
 def _lsq_plus(values: jax.Array, shape: Any, bits: int, core: Any, spec: QAT) -> FakeQuantized:
     del core
     if spec.symmetric:
-        return LearnedStep(values, lsq_plus_start(values, shape, bits=bits), bits, values.dtype)
+        scale = lsq_plus_start(values, shape, bits=bits)
+        return LearnedStep(values, scale, bits, _sharing(values, shape), values.dtype)
     scale, zero_point, _ = format_of("int", bits, symmetric=False).scaling(*group_range(widened(values), shape))
     assert zero_point is not None
     offset = -(zero_point.astype(scale.dtype) * scale)
-    return LearnedOffset(values, scale, offset, bits, values.dtype)
+    return LearnedOffset(values, scale, offset, bits, _sharing(values, shape), values.dtype)
+
+
+def _sharing(values: jax.Array, shape: tuple[int, ...]) -> int:
+    """How many weights share a step."""
+    return values.size // max(1, math.prod(shape))
 
 
 def _dorefa(values: jax.Array, shape: Any, bits: int, core: Any, spec: QAT) -> DoReFa:
