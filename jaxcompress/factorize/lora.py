@@ -94,6 +94,12 @@ class Lora(CompressedArray):
         """The base's product, dense where it has none of its own, plus the thin ones of the delta."""
         return self._sum(x, "matmul", self._dense_matmul, options)
 
+    def how(self, x: Any, *, contract: Any, batch: Any) -> str:
+        """Says what the base does."""
+        if not isinstance(self.base, CompressedArray):
+            return f"{self.kind} matmul over a dense base"
+        return f"{self.kind} matmul over {self.base.how(x, contract=contract, batch=batch)}"
+
     def conv(self, x: jax.Array, **params: Any) -> jax.Array | None:
         """The base's convolution plus a thin one and a product per pixel; None where the delta cannot be thin."""
         return self._sum(x, "conv", self._dense_conv, params)

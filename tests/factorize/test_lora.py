@@ -198,7 +198,7 @@ def test_explain_shows_both_parts():
     (line,) = explain(fn, lora(rtn(arrays(w=(16, 12)), bits=8), rank=2, key=KEY), data(4, 16))
     assert line.kind == "lora(quantized, lowrank)"
     assert line.served
-    assert "lora matmul" in line.how
+    assert "lora matmul over quantized matmul" in line.how
 
 
 def test_settings_are_checked():

@@ -13,9 +13,12 @@ import optax
 import pytest
 
 from jaxcompress.core.lift import lift
+from jaxcompress.core.sites import sites
 from jaxcompress.core.tree import materialize, merge, split_trainable
 from jaxcompress.prune import magnitude
+from jaxcompress.quantize import activations, coverage, rtn
 from tests.laws.compressors import KINDS
+from tests.laws.pairs import call
 from tests.zoo import ZOO
 from tests.zoo.model import arrays, data
 
@@ -75,9 +78,56 @@ MODELS = {
 }
 
 
+NO_WEIGHTS = ("nn.LayerNorm", "custom: elementwise (x*w[0])")
+# Largest relative error of an output (Frobenius norm). Rounding to 255 or 15 levels over a channel's range of some 2.5
+# standard deviations makes 0.6 % or 10 % of error of a weight, about as much of an output, and more behind several
+# layers; data in int8 add what weights in int8 make.
+ERRORS = {"int8": 0.012, "int4": 0.2, "int8 dynamic": 0.02}
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
 @pytest.mark.parametrize("case", MODELS)
 def test_model_is_in_the_zoo(case):
     assert MODELS[case] in ZOO
+
+
+@pytest.mark.parametrize("case", [case for case in MODELS if case not in NO_WEIGHTS])
+def test_every_case_is_quantized_whole(case):
+    """int8, int4, and int8 that meets int8 data: every weight is covered, and the outputs stay near the float ones."""
+    entry = ZOO[MODELS[case]]
+    with entry.context():
+        model = entry.model
+        found = sites(model.fn, model.params, *model.inputs, **model.kwargs)
+        packed = {f"int{bits}": rtn(model.params, bits=bits, sites=found) for bits in (8, 4)}
+        packed["int8 dynamic"] = activations(packed["int8"])
+        plain, lifted = call(model), call(model, lift)
+
+        def run(params, packed, inputs):
+            return plain(params, inputs), {name: lifted(tree, inputs) for name, tree in packed.items()}
+
+        expected, outputs = jax.jit(run, compiler_options=QUICK)(model.params, packed, model.inputs)
+        for name, tree in packed.items():
+            table = coverage(tree, sites=found)
+            table.require()
+            assert {leaf.path for leaf in table if leaf.state == "quantized"} == set(model.weights)
+            dynamic = {leaf.activations for leaf in table if leaf.state == "quantized"}
+            assert dynamic == {"dynamic int8" if name == "int8 dynamic" else "float"}
+    for name, outs in outputs.items():
+        for ours, theirs in zip(outs, expected, strict=True):
+            if jnp.issubdtype(theirs.dtype, jnp.floating):
+                a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+                error = np.linalg.norm(a - b) / np.linalg.norm(b)
+                assert 0 < error < ERRORS[name], f"{name}: {error}"
+
+
+@pytest.mark.parametrize("case", NO_WEIGHTS)
+def test_a_model_without_weights_says_so(case):
+    """Where there is nothing to quantize, the rule that found nothing raises."""
+    model = ZOO[MODELS[case]].model
+    found = sites(model.fn, model.params, *model.inputs)
+    with pytest.raises(ValueError, match="matches no leaf"):
+        rtn(model.params, bits=8, sites=found)
+    assert {leaf.why.partition(":")[0] for leaf in coverage(model.params, sites=found)} == {"no contraction weight"}
 
 
 def packed():
@@ -106,6 +156,66 @@ def test_a_shared_jitted_helper_is_not_contaminated(first):
     # One dot of length 16 with the scale after the sum: a few units in the last place of float32.
     np.testing.assert_allclose(found["lifted"], fn(materialize(compressed), x), rtol=1e-5, atol=1e-5)
     assert bool(jnp.any(found["lifted"] != found["plain"]))
+
+
+FORMS = {
+    "weights": lambda params: rtn(params, bits=4),
+    "data too": lambda params: activations(rtn(params, bits=4), bits=4),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("first", ["quantized", "plain"])
+def test_quantizing_one_model_never_changes_another(first, form):
+    """The peer's worst: a second model of the same shapes, and a bare product of them, after and before the first."""
+    helper.clear_cache()
+    a, b, x = arrays(w=(16, 12)), arrays(seed=1, w=(16, 12)), data(4, 16)
+    dense = {"a": np.array(a["w"]), "b": np.array(b["w"])}
+    expected = {name: np.asarray(x) @ w for name, w in dense.items()}
+
+    def fn(params, x):
+        return helper(x, params["w"])
+
+    def plain():
+        for got in (fn(b, x), jax.jit(fn)(b, x), lift(fn)(b, x)):
+            np.testing.assert_allclose(got, expected["b"], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(jnp.matmul(x, a["w"]), expected["a"], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(fn(a, x), expected["a"], rtol=1e-5, atol=1e-5)
+
+    def quantized():
+        out = lift(fn)(FORMS[form](a), x)
+        assert np.linalg.norm(out - expected["a"]) > 1e-2 * np.linalg.norm(expected["a"])
+
+    order = [quantized, plain] if first == "quantized" else [plain, quantized]
+    for turn in (*order, *order):
+        turn()
+    np.testing.assert_array_equal(a["w"], dense["a"])
+
+
+def test_models_in_threads_do_not_meet():
+    """Quantized and plain calls of one helper at once, each traced anew in every turn."""
+    x, failures = data(4, 16), []
+    params = [arrays(seed=seed, w=(16, 12)) for seed in range(4)]
+    expected = [np.asarray(x) @ np.asarray(p["w"]) for p in params]
+    packed = [activations(rtn(p, bits=8)) for p in params]
+    barrier = threading.Barrier(8)
+
+    def work(i):
+        quantized = i % 2 == 0
+        barrier.wait()
+        for _ in range(3):
+            fn = lambda p, x: helper(x, p["w"])  # noqa: E731  # a new function: nothing is cached
+            out = (lift(fn)(packed[i // 2], x) if quantized else jax.jit(fn)(params[i // 2], x)) - expected[i // 2]
+            error = np.linalg.norm(out) / np.linalg.norm(expected[i // 2])
+            if not (1e-4 < error < 0.02 if quantized else error < 1e-5):
+                failures.append((i, error))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
 
 
 def test_nothing_is_patched():
