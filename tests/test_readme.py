@@ -37,10 +37,11 @@ def test_example_runs(code, tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 
-def test_diff_is_the_example_file():
+@pytest.mark.parametrize(("number", "name"), [(0, "03_quantize_aware_mnist.py"), (1, "01_wrap_a_train_step.py")])
+def test_diff_is_the_example_file(number, name):
     """The lines that the README adds to a train step are lines of the example; those that it takes away are not."""
-    example = {line.strip() for line in (ROOT / "examples" / "01_wrap_a_train_step.py").read_text().splitlines()}
-    diff = blocks(PAGES[0], "diff")[0].splitlines()
+    example = {line.strip() for line in (ROOT / "examples" / name).read_text().splitlines()}
+    diff = blocks(PAGES[0], "diff")[number].splitlines()
     added = [line[1:].strip() for line in diff if line.startswith("+")]
     removed = [line[1:].strip() for line in diff if line.startswith("-")]
     assert added
