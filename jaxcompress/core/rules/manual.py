@@ -89,6 +89,8 @@ def splits_evenly(view: View, spec: PartitionSpec, mesh: Any) -> bool:
 def _holds_whole(leaf: CompressedArray, spec: PartitionSpec) -> bool:
     """False if a field holds a split axis in coarser steps (groups): its parts would serve other rows."""
     entries = (*spec, *(None,) * (leaf.ndim - len(spec)))
+    if not all(entry is None or leaf.divides(axis) for axis, entry in enumerate(entries)):
+        return False
     for name, axes in leaf.alignment().items():
         field = leaf.components()[name]
         own = [

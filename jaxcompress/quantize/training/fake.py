@@ -60,13 +60,16 @@ class Live(FakeQuantized):
         return {name: axes for name in self.components()}
 
     def axis_positions(self, axis: int) -> dict[str, int] | None:
-        """Stack axes alone."""
-        stacks = self.ndim - len(self.core)
-        return super().axis_positions(axis) if 0 <= axis < stacks else None
+        """Of stack axes alone."""
+        return super().axis_positions(axis) if axis >= 0 and self.divides(axis) else None
 
     def map_axis(self, axis: int, fn: FieldOp) -> Self | None:
         """Along stack axes, where every layer has a scale of its own; None elsewhere."""
-        return super().map_axis(axis, fn) if axis < self.ndim - len(self.core) else None
+        return super().map_axis(axis, fn) if self.divides(axis) else None
+
+    def divides(self, axis: int) -> bool:
+        """Along stack axes."""
+        return axis < self.ndim - len(self.core)
 
     @property
     def scale_shape(self) -> tuple[int, ...]:
