@@ -151,6 +151,7 @@ def _describe(leaf: Any, path: str, found: Described) -> Any:
     deferred: list[np.ndarray] = []
 
     def kind(node: CompressedArray, at: _Path) -> list[Any]:
+        node = node.for_file()
         templates = [field(value, (*at, name)) for name, value in node.components().items()]
         statics = [encode_static(getattr(node, name)) for name in static_fields(type(node))]
         return [node.kind + ("*" if owned and not at else ""), templates, *([statics] if statics else [])]
@@ -226,7 +227,8 @@ def read(node: _Array | _Kind, next_array: NextArray) -> Any:
         if isinstance(inner, _Kind):
             if inner.owner and inner is not node:
                 return read(inner, next_array)
-            return inner.cls(**{name: value(field) for name, field in inner.fields.items()}, **inner.statics)
+            held = inner.cls(**{name: value(field) for name, field in inner.fields.items()}, **inner.statics)
+            return held.from_file()
         if inner.starred:
             deferred.append(inner)
             return _zeros(inner.shape, inner.dtype)

@@ -134,6 +134,14 @@ class CompressedArray:
         del dtype
         return None
 
+    def divides(self, axis: int) -> bool:
+        """Whether parts of the fields along a dense axis are leaves of the parts of the array, as `alignment` promises.
+
+        A kind whose scales follow from all of its values says False where they would follow from those of a part.
+        """
+        del axis
+        return True
+
     def field_bits(self, name: str) -> int:
         """Bits that one element of a data field needs (its dtype's width unless a kind knows better)."""
         return bit_width(getattr(self, name).dtype)
@@ -141,6 +149,17 @@ class CompressedArray:
     def support(self) -> jax.Array | None:
         """A bool array of ``self.shape``: where False, entries are zero and need not be stored. ``None``: store all."""
         return None
+
+    def for_file(self) -> Self:
+        """The leaf with its fields in the form that files hold: one that compresses well. `from_file` is the inverse.
+
+        Its data fields may be of any shape, and it is good for nothing else.
+        """
+        return self
+
+    def from_file(self) -> Self:
+        """The leaf of fields that came from a file."""
+        return self
 
     # What follows -----------------------------------------------------------------------------------------------
 

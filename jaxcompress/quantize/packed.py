@@ -115,6 +115,20 @@ class PackedInts(CompressedArray):
         """The integers, in int8 or uint8."""
         return _unpacked(self.words, bits=self.bits, length=self.length, signed=self.signed, chunk=self.chunk)
 
+    def for_file(self) -> Self:
+        """With the integers themselves as ``words``: an entropy coder sees their distribution, which planes hide."""
+        return self.replace(words=self.materialize())
+
+    def from_file(self) -> Self:
+        """Packed again.
+
+        Raises:
+            ValueError: if the fields are none of packed integers.
+        """
+        if type(self.bits) is not int or not 1 <= self.bits <= 8 or not self.words.ndim:
+            raise ValueError(f"packed integers have an axis and 1 to 8 bits, got {self.words.shape} and {self.bits!r}")
+        return type(self)(*_packed(self.words, self.bits, bool(self.signed)))
+
 
 @functools.partial(jax.jit, static_argnames=("bits", "length", "signed", "chunk"))
 def _unpacked(words: jax.Array, *, bits: int, length: int, signed: bool, chunk: int) -> jax.Array:

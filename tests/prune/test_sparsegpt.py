@@ -171,6 +171,12 @@ def test_quantized_in_the_same_sweep():
         sparsegpt(
             params, statistics(), sparsity=0.5, quantizer=lambda p, sites: jc.factorize.svd(p, rank=2, sites=sites)
         )
+    with pytest.raises(TypeError, match="symmetric integer grids"):
+        sparsegpt(params, statistics(), sparsity=0.5, quantizer=RTN(format="fp8_e4m3"))
+    packed = sparsegpt(params, statistics(), sparsity=0.25, quantizer=RTN(bits=3))["first"]["w"]
+    assert packed.values.bits == 3
+    grid = packed.materialize() / packed.values.scale
+    np.testing.assert_allclose(grid, jnp.clip(jnp.round(grid), -3, 3), atol=1e-5)
     only = sparsegpt(params, statistics(), sparsity=0.25, quantizer=RTN(bits=4, where="second/w"))
     assert isinstance(only["first"]["w"].values, jax.Array)
 

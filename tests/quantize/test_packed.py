@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jaxcompress as jc
 from jaxcompress.core.explain import explain
 from jaxcompress.core.lift import lift
 from jaxcompress.quantize import PackedInts, Quantized
@@ -89,6 +90,18 @@ def test_codes_are_held_in_as_few_bits_as_jax_has_or_packed():
     assert {bits: narrowed(codes_of((3, 8), bits), bits).words.nbytes for bits in (1, 2, 3, 5, 6, 7)} == {
         bits: 3 * bits for bits in (1, 2, 3, 5, 6, 7)
     }
+
+
+def test_files_hold_the_integers_so_that_their_distribution_is_coded(tmp_path):
+    codes = jnp.asarray(np.clip(np.round(RNG.normal(size=(64, 256))), -4, 3), jnp.int8)  # entropy 2.1 bits
+    leaf = PackedInts.create(codes, bits=3)
+    size = jc.save(tmp_path / "a", {"w": leaf}, coder="constriction")
+    again = jc.load(tmp_path / "a").params["w"]
+    assert (again.bits, again.length, again.signed, again.chunk) == (3, 256, True, 32)
+    np.testing.assert_array_equal(again.words, leaf.words)
+    assert size < 0.75 * leaf.words.nbytes
+    with pytest.raises(ValueError, match=r"1 to 8 bits, got .* and 99"):
+        leaf.for_file().replace(bits=99).from_file()
 
 
 def test_what_cannot_be_packed_is_named():
