@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import jaxcompress as jc
 from benchmarks import digits
 
+GPTQ = {"bits": 4, "group_size": 32, "ranges": "absmax"}  # the ranges of qwix; by default ours are clipped
 METHODS: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
-    "gptq": (("second_moment",), functools.partial(jc.quantize.gptq, bits=4, group_size=32)),
+    "gptq": (("second_moment",), functools.partial(jc.quantize.gptq, **GPTQ)),
     "awq": (("second_moment", "mean_abs"), functools.partial(jc.quantize.awq, bits=4, group_size=32)),
     "smoothquant": (("absmax",), functools.partial(jc.quantize.smoothquant, bits=8, activation_bits=8)),
 }
@@ -35,5 +36,5 @@ def gptq_matrix(weight: jax.Array, data: jax.Array) -> tuple[Callable[[], Any], 
     """GPTQ of ``[outputs, features]`` given what its data's second moment is; and the dense result."""
     params = {"w": weight.T}
     stats = jc.observe(lambda p, x: x @ p["w"], params, [data.T], what="second_moment")
-    quantize = functools.partial(jc.quantize.gptq, bits=4, group_size=32)
+    quantize = functools.partial(jc.quantize.gptq, **GPTQ)
     return lambda: jax.block_until_ready(quantize(params, stats)), lambda out: jnp.asarray(out["w"].materialize()).T

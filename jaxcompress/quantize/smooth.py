@@ -92,7 +92,8 @@ def smooth(
     now = weights_now(found.tree, targets)
     values = [scaled(now[i], found.scales[i], layout=targets[i].layout) for i in found.kept]
     tree = with_parts(found.tree, [targets[i].part for i in found.kept], values)
-    return rescaled_at(tree, found.factors(targets))
+    factors = {targets[i].path: _factor(found.scales[i], layout=targets[i].layout) for i in found.kept}
+    return rescaled_at(tree, factors)
 
 
 class Ends(NamedTuple):
@@ -118,10 +119,6 @@ class Smoothed(NamedTuple):
     tree: Any
     scales: list[jax.Array]
     kept: list[int]
-
-    def factors(self, targets: Sequence[Target]) -> dict[str, jax.Array]:
-        """What the inputs of these weights are to be multiplied by, by path."""
-        return {targets[i].path: _factor(self.scales[i], layout=targets[i].layout) for i in self.kept}
 
 
 def require_alpha(alpha: ArrayLike, method: str) -> None:

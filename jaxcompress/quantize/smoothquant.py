@@ -21,7 +21,7 @@ from jaxcompress.quantize.activations import activations
 from jaxcompress.quantize.clips import output_error
 from jaxcompress.quantize.formats import Format
 from jaxcompress.quantize.granularity import Granularity
-from jaxcompress.quantize.input_channels import of_features
+from jaxcompress.quantize.input_channels import as_factor, of_features
 from jaxcompress.quantize.ranges import Range
 from jaxcompress.quantize.rescaled import rescaled_at
 from jaxcompress.quantize.rescaled_statistics import rescaled_statistics
@@ -116,17 +116,19 @@ def smoothquant(
         return [_best(total, own, mask) for own, mask in zip(ends, free, strict=True)]
 
     smoothed = absorbed(params, targets, symmetries, choose)
-    leaves = [
-        _rounded(weight, target.support, own if index in smoothed.kept else None, plan=plans[target.path])
-        for index, (target, weight, own) in enumerate(
-            zip(targets, weights_now(smoothed.tree, targets), smoothed.scales, strict=True)
-        )
-    ]
+    now, leaves, factors = weights_now(smoothed.tree, targets), [], {}
+    for index, (target, own) in enumerate(zip(targets, smoothed.scales, strict=True)):
+        plan = plans[target.path]
+        if index in smoothed.kept:
+            leaf, factors[target.path] = _rounded_scaled(now[index], target.support, own, plan=plan)
+        else:
+            leaf = _rounded(now[index], target.support, plan=plan)
+        leaves.append(leaf)
     tree = with_parts(smoothed.tree, [target.part for target in targets], leaves)
     divided = {target.path: (target.layout, own) for target, own in zip(targets, smoothed.scales, strict=True)}
     found = rescaled_statistics(stats, divided) if mode == "static" else None
     tree = activations(tree, found, bits=activation_bits, mode=mode, where=[target.path for target in targets])
-    return rescaled_at(tree, smoothed.factors(targets))
+    return rescaled_at(tree, factors)
 
 
 class Plan(NamedTuple):
@@ -145,9 +147,17 @@ def _plan(target: Target, spec: Spec) -> Plan:
 
 
 @functools.partial(jax.jit, static_argnames="plan")
-def _rounded(weight: jax.Array, support: jax.Array | None, scales: jax.Array | None, *, plan: Plan) -> CompressedArray:
-    x = weight if scales is None else scaled(weight, scales, layout=plan.layout)
-    return round_to_nearest(x, plan.scale_shape, plan.format, ranges=plan.ranges, support=support)
+def _rounded(weight: jax.Array, support: jax.Array | None, *, plan: Plan) -> CompressedArray:
+    return round_to_nearest(weight, plan.scale_shape, plan.format, ranges=plan.ranges, support=support)
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _rounded_scaled(
+    weight: jax.Array, support: jax.Array | None, scales: jax.Array, *, plan: Plan
+) -> tuple[CompressedArray, jax.Array]:
+    """The leaf of a weight that keeps its scales, and the factor of its inputs."""
+    x = scaled(weight, scales, layout=plan.layout)
+    return _rounded(x, support, plan=plan), as_factor(plan.layout, 1 / scales)
 
 
 def _candidates(ends: Ends, free: jax.Array | None) -> jax.Array:
