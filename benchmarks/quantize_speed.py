@@ -12,7 +12,7 @@ The errors beside are those of the logits on 500 other images, relative to their
 ``gptq 512`` is GPTQ of a 512 x 512 matrix with a given second moment, without calibration; the error is that of its
 output.
 
-`--quick`: an MLP 32-64-10 on half of the pixels, all methods of a library in one process, no 512 x 512 matrix (qwix
+`--quick`: an MLP 32-32-10 on half of the pixels, all methods of a library in one process, no 512 x 512 matrix (qwix
 compiles for more than a minute there); keeps no results. The kept run takes qwix about ten minutes.
 """
 
@@ -39,7 +39,7 @@ from benchmarks.results import report, row
 LIBRARIES = ("ours", "qwix")
 METHODS = ("gptq", "awq", "smoothquant")
 MATRIX = "gptq 512"
-WIDTHS = {False: (64, 1024, 1024, 10), True: (32, 64, 10)}  # by quick; the first is that of the input
+WIDTHS = {False: (64, 1024, 1024, 10), True: (32, 32, 10)}  # by quick; the first is that of the input
 PEER = "qwix 0.1.8"
 
 Measured = dict[str, float]
