@@ -16,11 +16,9 @@ RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.standard_normal((3, 8, 5)) * np.array([1, 100, 0.01])[:, None, None], jnp.float32)
 QUICK = {"mse": MSE(steps=8, sides=4), "entropy": Entropy(steps=8, sides=4)}
 CASES = [
-    *(
-        (QUICK.get(name, name), format)
-        for format in (INT4, UINT4)
-        for name in ("absmax", "minmax", "percentile", *QUICK)
-    ),
+    ("absmax", INT4),
+    ("minmax", UINT4),
+    *((QUICK.get(name, name), format) for name in ("percentile", "mse", "entropy") for format in (INT4, UINT4)),
     *((name, LEVELS) for name in ("absmax", "equalized", "kmeans")),
 ]
 every = pytest.mark.parametrize(("ranges", "format"), CASES, ids=lambda v: getattr(v, "name", v))
@@ -74,9 +72,7 @@ def test_zeros_constants_and_the_ends_of_float32(ranges, format):
         np.testing.assert_allclose(rounded[0, 4:], x[0, 4:], rtol=0.04)
 
 
-@pytest.mark.parametrize(
-    ("ranges", "format"), [CASES[i] for i in (2, 3, 4, -2, -1)], ids=lambda v: getattr(v, "name", v)
-)
+@pytest.mark.parametrize(("ranges", "format"), [CASES[i] for i in (2, 5, 6, -1)], ids=lambda v: getattr(v, "name", v))
 def test_lowers_for_every_platform(ranges, format):
     fn = jax.jit(lambda x: find_scaling(x, (3, 2, 5), format, ranges))
     exported = jax.export.export(fn, platforms=["cpu", "cuda", "tpu"])(jax.ShapeDtypeStruct(X.shape, X.dtype))

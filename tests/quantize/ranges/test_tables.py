@@ -48,7 +48,11 @@ def test_equal_mass_with_weights_by_hand():
 
 @pytest.mark.parametrize(
     ("ranges", "weighted", "slack"),
-    [(KMeans(init="optimal"), False, 1.01), ("kmeans", False, 1.2), ("kmeans", True, 1.2)],
+    [
+        pytest.param(KMeans(init="optimal"), False, 1.01, marks=pytest.mark.slow),
+        ("kmeans", False, 1.2),
+        ("kmeans", True, 1.2),
+    ],
 )
 def test_lloyd_max_against_the_best_of_three_of_scikit_learn(ranges, weighted, slack):
     """From the default start it ends in a local optimum; from the optimal one it is as good or better."""
