@@ -60,6 +60,9 @@ class Calibration:
         def record(arrays: Sequence[Any]) -> dict[str, Any]:
             entering = dict(zip(plan.flat.inputs, arrays, strict=True))
             found = plan.flat.evaluate(entering, values)
+            for value, site in zip(found, plan.sites.values(), strict=True):
+                if 0 in value.shape:
+                    raise ValueError(f"integer_only: a batch has no rows; nothing reached the site {site}")
             rows = (value.astype(jnp.float32).reshape(-1, 1) for value in found)
             return {name: statistics.collect(self.what, row, row) for name, row in zip(plan.sites, rows, strict=True)}
 
@@ -68,8 +71,6 @@ class Calibration:
     def _add(self, plan: Plan, found: Mapping[str, Any], number: int) -> None:
         for name, site in plan.sites.items():
             host = statistics.to_host(found[name])
-            if np.sum(host["count"]) == 0:
-                raise ValueError(f"integer_only: batch {number} has no rows; nothing reached the site {site}")
             bad = int(np.sum(host["nonfinite"]))
             if bad:
                 raise ValueError(

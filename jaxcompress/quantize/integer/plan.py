@@ -28,6 +28,13 @@ from jaxcompress.quantize.integer.values import (
 )
 
 Tail = Literal["error", "float"]
+PRODUCTS = ("dot_general", "conv_general_dilated")
+_ENDS = ("add", "sub", "mul", "div", "neg", "max", "min", "clamp", "reshape", "squeeze", "convert_element_type", "copy")
+
+
+def _ends(step: Step) -> bool:
+    """What is still a part of the last operation: a bias, a scale, a bound."""
+    return step.eqn.primitive.name in _ENDS
 
 
 class NoIntegerForm(ValueError):
@@ -78,22 +85,16 @@ class Plan:
             data: names of the arguments that are data, by value.
             tail: what happens where an operation has no integer form.
         """
-        self.flat, self._tail = flat, tail
-        self.nodes: list[nodes.Node] = []
-        self.sites: dict[str, Site] = {}
-        self.tail: Step | None = None
-        self._slots = self._names = 0
-        self._shapes: dict[int, tuple[Any, ...]] = {}  # of codes, by slot
-        self._floats: dict[tuple[int, Any], int] = {}  # slots of what was dequantized
-        self._env: dict[int, Value] = {}
+        self.flat, self._data = flat, data
         self._origins = {value: step for step in flat.steps for value in step.outputs}
-        self.inputs = tuple(self.slot() for _ in data)
-        for (value, name), slot in zip(data.items(), self.inputs, strict=True):
-            self._env[value] = self._entering(value, name, slot)
-        for step in flat.needed(flat.outputs):
-            if not all(map(flat.known, step.outputs)):
-                self._take(step)
-        self.results = tuple(self._result(value, at) for at, value in enumerate(flat.outputs))
+        self._steps = [step for step in flat.needed(flat.outputs) if not all(map(flat.known, step.outputs))]
+        try:
+            self._walk(len(self._steps))
+        except NoIntegerForm:
+            if tail != "float":
+                raise
+            products = [at for at, step in enumerate(self._steps) if step.eqn.primitive.name in PRODUCTS]
+            self._walk(max(products, default=-1) + 1)
 
     def signature(self) -> tuple[Any, ...]:
         """What must be the same at every shape of the inputs, for one set of constants to serve."""
@@ -183,6 +184,22 @@ class Plan:
 
     # The walk ----------------------------------------------------------------------------------------------------
 
+    def _walk(self, ending: int) -> None:
+        """Plans all steps; those from ``ending`` on are computed in floats unless they end the operation before."""
+        self.nodes: list[nodes.Node] = []
+        self.sites: dict[str, Site] = {}
+        self.tail: Step | None = None
+        self._slots = self._names = 0
+        self._shapes: dict[int, tuple[Any, ...]] = {}  # of codes, by slot
+        self._floats: dict[tuple[int, Any], int] = {}  # slots of what was dequantized
+        self._env: dict[int, Value] = {}
+        self.inputs = tuple(self.slot() for _ in self._data)
+        for (value, name), slot in zip(self._data.items(), self.inputs, strict=True):
+            self._env[value] = self._entering(value, name, slot)
+        for at, step in enumerate(self._steps):
+            self._take(step, at >= ending)
+        self.results = tuple(self._result(value, at) for at, value in enumerate(self.flat.outputs))
+
     def _entering(self, value: int, name: str, slot: int) -> Value:
         aval = self.flat.avals[value]
         if not jnp.issubdtype(aval.dtype, jnp.floating) or value not in self.flat.uses:
@@ -195,22 +212,23 @@ class Plan:
         node = nodes.Quantize(grid, (slot,), (self.slot(),), grid)
         return self.coded(self.emit(node), grid, self.flat.shape(value))
 
-    def _take(self, step: Step) -> None:
+    def _take(self, step: Step, ending: bool) -> None:
         from jaxcompress.quantize.integer.rules import RULES  # the rules name this class in their signatures
 
         operands = [Known(v) if self.flat.known(v) else self._env[v] for v in step.inputs]
-        if any(isinstance(operand, Floating) for operand in operands):
+        rule = RULES.get(step.eqn.primitive.name)
+        alone = len(operands) - sum(isinstance(operand, Known) for operand in operands) == 1
+        if any(isinstance(o, Floating) for o in operands) or (ending and not (alone and _ends(step))):
             outs = self._floating(step, operands)
         elif all(isinstance(operand, Known | Native) for operand in operands):
             outs = self._native(step, operands)
+        elif rule is None or any(isinstance(operand, Native) for operand in operands):
+            self.fail(step, "it has no integer form between quantized values")
         else:
-            rule = RULES.get(step.eqn.primitive.name)
             try:
-                if rule is None or any(isinstance(operand, Native) for operand in operands):
-                    self.fail(step, "it has no integer form between quantized values")
                 outs = rule(self, step, operands)
             except NoIntegerForm:
-                if self._tail != "float":
+                if not ending:
                     raise
                 outs = self._floating(step, operands)
         for value, out in zip(step.outputs, outs, strict=True):
@@ -247,7 +265,7 @@ class Plan:
     def _floating(self, step: Step, operands: Sequence[Value]) -> list[Value]:
         """A step of the float tail."""
         weights = any(isinstance(o, Known) and self.flat.paths[o.value] for o in operands)
-        if step.eqn.primitive.name in ("dot_general", "conv_general_dilated") and weights:
+        if step.eqn.primitive.name in PRODUCTS and weights:
             self.fail(step, "a contraction with parameters stands behind an operation without an integer form")
         self.tail = self.tail or step
         pairs = zip(step.inputs, operands, strict=True)

@@ -132,7 +132,8 @@ RULES = {
     "min": extreme,
     "clamp": clamp,
     **dict.fromkeys(
-        ("convert_element_type", "copy", "copy_p", "reduce_precision", "name", "optimization_barrier"), same
+        ("convert_element_type", "copy", "copy_p", "reduce_precision", "name", "optimization_barrier", "stop_gradient"),
+        same,
     ),
     "sharding_constraint": same,
 }
