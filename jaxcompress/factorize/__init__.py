@@ -1,5 +1,6 @@
 """Factorization: products of small arrays in place of a large one."""
 
+from jaxcompress.factorize.loftq import loftq as loftq
 from jaxcompress.factorize.lora import Lora as Lora
 from jaxcompress.factorize.lora import is_lora as is_lora
 from jaxcompress.factorize.lora import lora as lora

@@ -171,8 +171,6 @@ def lora(
         Hu et al., 2021, section 4.1. https://arxiv.org/abs/2106.09685; Dettmers et al., 2023.
         https://arxiv.org/abs/2305.14314
     """
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"lora: rank must be a positive integer, got {rank!r}")
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"lora: dtype must be float, got {dtype}")
     parts = find_parts(params, where=where, sites=sites, method="lora", whole=lambda leaf: not _is_mask(leaf))
@@ -180,14 +178,21 @@ def lora(
     leaves = []
     for part, own in zip(parts, jax.random.split(key, len(parts)), strict=True):
         matrix = matrix_of(part, "lora")
-        m, n = matrix.shape
-        if rank * (m + n) >= m * n:
-            raise ValueError(
-                f"lora: a delta of rank {rank} is no smaller than {part.name!r} itself ({m} x {n}): ask for less, or "
-                "leave it out with where="
-            )
+        require_rank(part.name, rank, matrix, "lora")
         leaves.append(Lora(part.array, _initial(own, matrix, rank, dtype or part.array.dtype), scaling))
     return with_parts(params, parts, leaves)
+
+
+def require_rank(name: str, rank: int, matrix: Matrix, method: str) -> None:
+    """Raises ValueError if a delta of this rank is none, or no smaller than its weight."""
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"{method}: rank must be a positive integer, got {rank!r}")
+    m, n = matrix.shape
+    if rank * (m + n) >= m * n:
+        raise ValueError(
+            f"{method}: a delta of rank {rank} is no smaller than {name!r} itself ({m} x {n}): ask for less, or leave "
+            "it out with where="
+        )
 
 
 def is_lora(path: str, leaf: Any) -> bool:
