@@ -20,6 +20,7 @@ from jaxcompress.quantize import (
     second_moments,
     sensitivity,
 )
+from jaxcompress.quantize.second_order.hessian import trace_probes
 from tests.zoo.model import arrays, data
 
 KEY = jax.random.key(0)
@@ -80,6 +81,13 @@ def test_same_key_same_traces_and_one_program():
     assert len(traced) == count <= 2
     assert again.mean == first.mean
     assert hessian_trace(counted, params, batches, key=jax.random.key(1), probes=4).mean != first.mean
+
+
+def test_probes_lower_for_every_platform():
+    params, (batch, _) = problem()
+    run = jax.jit(lambda w, batch, keys: trace_probes(jax.grad(lambda w: loss(w, batch)), w, keys))
+    program = jax.export.export(run, platforms=("cpu", "cuda", "tpu"))(params, batch, jax.random.split(KEY, 3))
+    assert program.platforms == ("cpu", "cuda", "tpu")
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 64])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -121,10 +121,22 @@ def hessian_trace(
     return HessianTrace(mean, spread, probes)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _products(objective: Objective, weights: Arrays, params: Any, batch: Any, keys: jax.Array) -> dict[str, jax.Array]:
-    """``v * (H v)`` summed over each leaf, for every key: ``[probes]`` by path."""
-    gradient = jax.grad(objective)
+def trace_probes(gradient: Callable[[Arrays], Arrays], weights: Arrays, keys: jax.Array) -> dict[str, jax.Array]:
+    """``v * (H v)`` summed over each array, for a vector ``v`` of random signs per key: `hessian_trace` without data.
+
+    Args:
+        gradient: from weights to the gradient by them, a traceable function.
+        weights: arrays by name.
+        keys: from `jax.random.split`, ``[probes]``.
+
+    Returns:
+        By name ``[probes]``, in float32 at least; each has the trace of the array's block of the Hessian as its mean.
+
+    Example:
+        >>> gradient = jax.grad(lambda w: jnp.sum(w["a"] ** 2 * jnp.array([1.0, 2.0])))
+        >>> trace_probes(gradient, {"a": jnp.ones(2)}, jax.random.split(jax.random.key(0), 3))["a"].tolist()
+        [6.0, 6.0, 6.0]
+    """
 
     def probe(key: jax.Array) -> dict[str, jax.Array]:
         own = jax.random.split(key, len(weights))
@@ -132,7 +144,12 @@ def _products(objective: Objective, weights: Arrays, params: Any, batch: Any, ke
             path: jax.random.rademacher(k, weight.shape, weight.dtype)
             for k, (path, weight) in zip(own, weights.items(), strict=True)
         }
-        _, products = jax.jvp(lambda weights: gradient(weights, params, batch), (weights,), (signs,))
+        _, products = jax.jvp(gradient, (weights,), (signs,))
         return {path: jnp.sum(wide(signs[path]) * wide(products[path])) for path in weights}
 
     return lax.map(probe, keys)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _products(objective: Objective, weights: Arrays, params: Any, batch: Any, keys: jax.Array) -> dict[str, jax.Array]:
+    return trace_probes(lambda weights: jax.grad(objective)(weights, params, batch), weights, keys)
