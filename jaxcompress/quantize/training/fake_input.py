@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, dense, leaf_kind
+from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, FieldOp, dense, leaf_kind
 from jaxcompress.quantize.integer_product import Axes
 from jaxcompress.quantize.training.learned_step import StepGrid, learned_step, lsq_gradient_scale, step_codes
 from jaxcompress.quantize.training.pact import pact, pact_grid
@@ -64,6 +64,17 @@ class FakeInput(CompressedArray):
         """The same with a dense array of another dtype."""
         weight = self.weight.astype(dtype)
         return None if weight is None else self.replace(weight=weight)
+
+    def map_axis(self, axis: int, fn: FieldOp) -> Self:
+        """Of the weight, dense where it cannot be taken apart itself: the data is rounded wherever it meets a part."""
+        weight, size = self.weight, self.shape[axis]
+        part = weight.map_axis(axis, fn) if isinstance(weight, CompressedArray) else None
+        changes: dict[str, Any] = {"weight": fn(dense(weight), axis) if part is None else part}
+        for name in self.ranges:
+            field = getattr(self, name)
+            if axis < field.ndim - 1 and field.shape[axis] == size:
+                changes[name] = fn(field, axis)
+        return self.replace(**changes)
 
     def at_site(self, index: int) -> Self:
         """The leaf with the range of one site.

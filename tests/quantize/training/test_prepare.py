@@ -1,5 +1,7 @@
 """`prepare` in training loops as people write them: Linen with TrainState, NNX, scanned layers, frozen parts."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from flax.training.train_state import TrainState
 import jaxcompress as jc
 from jaxcompress.quantize import QAT, Activations, FakeQuantized, convert, prepare
 from jaxcompress.quantize.training.fake import LearnedStep, StraightThrough
+from jaxcompress.quantize.training.pact import pact
 
 RNG = np.random.RandomState(0)
 X = jnp.asarray(RNG.standard_normal((64, 8)), jnp.float32)
@@ -146,6 +149,23 @@ def test_slices_of_a_leaf_whose_scale_follows_its_values():
         prepared = prepare(table, QAT(3, "ste", granularity=granularity))
         for fn in (lambda p: p["table"][jnp.array([4, 1])], lambda p: p["table"][:, 2:5], lambda p: p["table"].T[::-1]):
             np.testing.assert_array_equal(jc.lift(fn)(prepared), fn(jc.materialize(prepared)))
+
+
+def test_rows_of_a_kernel_meet_rounded_data():
+    """A model that convolves by products of slices: the scale is that of the kernel, the data is rounded each time."""
+    kernel = {"w": draw(2, 8, 4)}
+    fn = lambda p, x: x @ p["w"][0] + (x + 1) @ p["w"][1]  # noqa: E731
+    sites = jc.sites(fn, kernel, X)
+    whole = [dataclasses.replace(site, stack=(), contracting=(0, 1)) for site in sites]
+    for method in ("dorefa", "lsq"):
+        spec = QAT(4, method, activations=Activations(2, "pact"))
+        prepared = prepare(kernel, spec, sites=jc.Sites(whole))
+        assert [line.served for line in jc.explain(fn, prepared, X)] == [True, True]
+        expected = fn(jc.materialize(prepared), pact(X, jnp.full((1, 1), 10.0), bits=2))
+        shifted = pact(X + 1, jnp.full((1, 1), 10.0), bits=2) - pact(X, jnp.full((1, 1), 10.0), bits=2) - 1
+        expected += shifted @ prepared["w"].materialize()[1]
+        np.testing.assert_allclose(jc.lift(fn)(prepared, X), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(jc.lift(fn)(convert(prepared), X), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_casts_keep_the_grid():
