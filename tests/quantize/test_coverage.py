@@ -18,17 +18,22 @@ from jaxcompress.quantize import (
     QAT,
     Diagonal,
     activations,
+    adaround,
     awq,
+    bias_correction,
     binary,
     convert,
     coverage,
+    equalize,
     fisher,
     gptq,
     hessian_trace,
     prepare,
     rtn,
     sensitivity,
+    smooth,
     ternary,
+    with_form,
 )
 from jaxcompress.quantize.rescaled import Rescaled
 from jaxcompress.quantize.smoothquant import smoothquant
@@ -213,6 +218,10 @@ def statistics():
     return observe(lambda p, x: x @ p["a"], weight(), [data(32, 16)], what=("second_moment", "mean_abs", "absmax"))
 
 
+def product(params, x):
+    return x @ params["a"]
+
+
 def mean_loss(params, x):
     return jnp.mean(x @ params["a"])
 
@@ -225,6 +234,12 @@ METHODS = {
     "gptq": lambda p, **rule: gptq(p, statistics(), bits=4, **rule),
     "awq": lambda p, **rule: awq(p, statistics(), bits=4, **rule),
     "smoothquant": lambda p, **rule: smoothquant(p, statistics(), **rule),
+    "smooth": lambda p, **rule: smooth(p, statistics(), **rule),
+    "adaround": lambda p, **rule: adaround(p, statistics(), bits=4, **rule),
+    "bias_correction": lambda p, **rule: bias_correction(p, rtn(p, bits=4), statistics(), **rule),
+    "equalize": lambda p, **rule: equalize(product, p, data(4, 16), **rule),
+    "with_form": lambda p, **rule: with_form(rtn(p, bits=8), "materialize", **rule),
+    "convert": lambda p, **rule: convert(prepare(p, QAT(bits=4, method="lsq")), **rule),
     "prepare": lambda p, **rule: prepare(p, QAT(bits=4, method="lsq"), **rule),
     "activations": lambda p, **rule: activations(rtn(p, bits=8), **rule),
     "fisher": lambda p, **rule: fisher(mean_loss, p, [data(4, 16)], **rule),
