@@ -112,7 +112,7 @@ def kmeans(
 
 @dataclasses.dataclass(frozen=True)
 class KMeans:
-    """Recipe stage of `kmeans`, with the same fields."""
+    """Recipe stage of `kmeans`, with the same fields but ``weights``, which are arrays."""
 
     bits: PerPath | None = None
     levels: PerPath | None = None

@@ -10,6 +10,7 @@ import pytest
 from jaxcompress.cluster import kmeans
 from jaxcompress.core.lift import lift
 from jaxcompress.core.observe import observe
+from jaxcompress.core.sequential import sequential
 from jaxcompress.core.sites import sites
 from jaxcompress.core.tree import stored_bytes
 from jaxcompress.factorize import lora, svd
@@ -28,6 +29,7 @@ from jaxcompress.quantize import (
     fisher,
     gptq,
     hessian_trace,
+    integer_only,
     prepare,
     rtn,
     sensitivity,
@@ -130,6 +132,10 @@ LEAVES = {
     "qlora": (
         lambda: lora(rtn(weight(), format="nf4"), rank=1, key=KEY),
         ("quantized", "nf4", 4, "channel", "float", ("a low-rank delta in floats on top",)),
+    ),
+    "qlora over int8 data": (
+        lambda: activations(lora(rtn(weight(), bits=8), rank=1, key=KEY)),
+        ("quantized", "int", 8, "channel", "dynamic int8", ("a low-rank delta in floats on top",)),
     ),
     "in training": (
         lambda: prepare(weight(), QAT(bits=4, method="lsq")),
@@ -294,12 +300,16 @@ def test_data_that_are_no_numbers_are_named_with_their_site():
     bad = data(4, 16).at[2, 3].set(jnp.nan)
 
     def model(params, x):
-        return jnp.tanh(x @ params["a"]) @ params["b"]
+        return jax.nn.relu(x @ params["a"]) @ params["b"]
 
     params = arrays(a=(16, 12), b=(12, 4))
     for what in ("second_moment", "absmax", "histogram", ("min", "max")):
         with pytest.raises(ValueError, match=r"not finite met 'a'.*test_coverage\.py:\d+.* in batch 1"):
             observe(model, params, [data(4, 16), bad], what=what)
+    with pytest.raises(ValueError, match=r"not finite met 'a'.* in batch 1"):
+        sequential(model, params, [data(4, 16), bad], lambda p, stats: gptq(p, stats, bits=4))
+    with pytest.raises(ValueError, match=r"not finite at the site .* in batch 1"):
+        integer_only(model, params, [data(4, 16), bad])
     overflowing = params | {"a": params["a"].at[0, 0].set(jnp.inf)}
     with pytest.raises(ValueError, match="not finite met 'b'"):
         observe(model, overflowing, [jnp.zeros((4, 16))])
