@@ -117,7 +117,6 @@ def test_clips_are_the_best_of_the_ratios_group_after_group():
 
 
 SETTINGS = {
-    "int4": {"bits": 4},
     "int2_groups": {"bits": 2, "group_size": 4},
     "int3_asymmetric": {"bits": 3, "symmetric": False},
     "int4_tensor": {"bits": 4, "granularity": "tensor"},
