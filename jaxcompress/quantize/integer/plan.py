@@ -176,16 +176,21 @@ class Plan:
 
     def fail(self, step: Step, why: str) -> NoReturn:
         """Raises an error that names the primitive, the line, and the way out."""
-        raise NoIntegerForm(
-            f"integer_only: {step.eqn.primitive.name} at {step.line or 'an unknown line'}: {why}. Take it out of the "
-            'function (softmax and the like: apply them to what the integer function returns), or pass tail="float" if '
-            "nothing but the end of the function lies behind it"
+        way_out = (
+            "A product with parameters stands behind it, so it is no tail: take it out of the function, or run the parts "
+            "before and behind it as two integer functions"
+            if self._ending < len(self._steps)
+            else "Take it out of the function (softmax and the like: apply them to what the integer function returns), "
+            'or pass tail="float" if no product with parameters stands behind it'
         )
+        line = step.line or "an unknown line"
+        raise NoIntegerForm(f"integer_only: {step.eqn.primitive.name} at {line}: {why}. {way_out}")
 
     # The walk ----------------------------------------------------------------------------------------------------
 
     def _walk(self, ending: int) -> None:
         """Plans all steps; those from ``ending`` on are computed in floats unless they end the operation before."""
+        self._ending = ending
         self.nodes: list[nodes.Node] = []
         self.sites: dict[str, Site] = {}
         self.tail: Step | None = None
@@ -264,9 +269,6 @@ class Plan:
 
     def _floating(self, step: Step, operands: Sequence[Value]) -> list[Value]:
         """A step of the float tail."""
-        weights = any(isinstance(o, Known) and self.flat.paths[o.value] for o in operands)
-        if step.eqn.primitive.name in PRODUCTS and weights:
-            self.fail(step, "a contraction with parameters stands behind an operation without an integer form")
         self.tail = self.tail or step
         pairs = zip(step.inputs, operands, strict=True)
         slots = tuple(self._dequantized(o, self.flat.avals[v].dtype) for v, o in pairs if not isinstance(o, Known))

@@ -96,7 +96,10 @@ def made(name):
         return fn, variables, x, jc.quantize.integer_only(fn, variables, [x])
 
 
-@pytest.mark.parametrize("name", MODELS)
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name == "vgg" else []) for name in MODELS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_model_is_near_its_simulation(name):
     """Roundings that fall otherwise than in the simulation add up over the layers, to two steps of the result here."""
     fn, variables, x, int_fn = made(name)
@@ -108,7 +111,7 @@ def test_model_is_near_its_simulation(name):
     assert float(jnp.std(found)) > 10 * step  # the network does something
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_model_computes_in_integers_alone(name):
     _, _, x, int_fn = made(name)
     closed = jax.make_jaxpr(int_fn.apply)(int_fn.params, x)
@@ -118,7 +121,7 @@ def test_model_computes_in_integers_alone(name):
     assert all(leaf.shape == () for leaf in floats)
 
 
-@pytest.mark.parametrize("name", ["lenet5", "mixed"])
+@pytest.mark.parametrize("name", [pytest.param("lenet5", marks=pytest.mark.slow), "mixed"])
 def test_batch_sizes_give_the_same_bits(name):
     _, _, x, int_fn = made(name)
     whole = int_fn(jnp.tile(x, (11,) + (1,) * (x.ndim - 1))[:64])
@@ -128,8 +131,8 @@ def test_batch_sizes_give_the_same_bits(name):
 
 
 def test_compiled_or_not_gives_the_same_bits():
-    params = {"w": data(8, 8, seed=1), "v": data(8, 8, seed=2)}
-    fn = lambda p, x: x + jax.nn.relu(x @ p["w"]) @ p["v"]  # noqa: E731
+    params = {"w": data(8, 8, seed=1)}
+    fn = lambda p, x: jax.nn.relu(x @ p["w"])  # noqa: E731
     x = data(8, 8)
     int_fn = jc.quantize.integer_only(fn, params, [x])
     eager = int_fn.apply(int_fn.params, x)
