@@ -59,3 +59,5 @@ from jaxcompress.quantize.training.fake import FakeQuantized as FakeQuantized
 from jaxcompress.quantize.training.prepare import prepare as prepare
 from jaxcompress.quantize.training.spec import QAT as QAT
 from jaxcompress.quantize.training.spec import Activations as Activations
+from jaxcompress.quantize.training.stages import Convert as Convert
+from jaxcompress.quantize.training.stages import Prepare as Prepare
