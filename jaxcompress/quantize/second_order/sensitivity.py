@@ -68,8 +68,9 @@ def sensitivity(
 
     With `hessian_trace` it is the omega of HAWQ-V2, the mean trace times the squared error. With `fisher` or
     `second_moments` every weight's squared error counts by its own importance. With what `jaxcompress.observe` found
-    it is the error of the outputs. The first three estimate (twice) the rise of the loss and compare leaves; the last
-    needs no labels and compares the widths of a leaf well, leaves less so.
+    it is the error of the outputs. The first three estimate (twice) the rise of the loss, in one unit for all leaves.
+    The last needs no labels but says nothing of what an output is worth to the loss: take it to compare methods or
+    widths at one leaf, not to choose widths among leaves (on a trained Llama that was worse than one width for all).
 
     Args:
         params: tree of float arrays or leaves. Not changed.
