@@ -88,11 +88,13 @@ class Plan:
         self.flat, self._data = flat, data
         self._origins = {value: step for step in flat.steps for value in step.outputs}
         self._steps = [step for step in flat.needed(flat.outputs) if not all(map(flat.known, step.outputs))]
+        self._retried = False  # whether a float tail has been tried
         try:
             self._walk(len(self._steps))
         except NoIntegerForm:
             if tail != "float":
                 raise
+            self._retried = True
             products = [at for at, step in enumerate(self._steps) if step.eqn.primitive.name in PRODUCTS]
             self._walk(max(products, default=-1) + 1)
 
@@ -177,9 +179,9 @@ class Plan:
     def fail(self, step: Step, why: str) -> NoReturn:
         """Raises an error that names the primitive, the line, and the way out."""
         way_out = (
-            "A product with parameters stands behind it, so it is no tail: take it out of the function, or run the parts "
-            "before and behind it as two integer functions"
-            if self._ending < len(self._steps)
+            "A product with parameters stands behind it, so it is no tail: take it out of the function, or run the "
+            "parts before and behind it as two integer functions"
+            if self._retried
             else "Take it out of the function (softmax and the like: apply them to what the integer function returns), "
             'or pass tail="float" if no product with parameters stands behind it'
         )
@@ -190,7 +192,6 @@ class Plan:
 
     def _walk(self, ending: int) -> None:
         """Plans all steps; those from ``ending`` on are computed in floats unless they end the operation before."""
-        self._ending = ending
         self.nodes: list[nodes.Node] = []
         self.sites: dict[str, Site] = {}
         self.tail: Step | None = None

@@ -72,7 +72,7 @@ def test_float_tail_holds_the_parameters_that_it_needs():
 def test_no_float_network_behind_a_tail():
     with pytest.raises(
         jc.quantize.NoIntegerForm,
-        match="tanh at test_refusals.*product with parameters stands behind it, so it is no tail",
+        match=r"tanh at test_refusals.*product with parameters stands behind it, so it is no tail",
     ):
         integer_only(lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"], PARAMS, [X], tail="float")
 
