@@ -14,6 +14,7 @@ from jaxcompress.core.groups import Groups, groups
 from jaxcompress.core.leaf import CompressedArray, is_compressed, leaf_kind
 from jaxcompress.core.lift import lift
 from jaxcompress.core.observe import observe
+from jaxcompress.core.rescaling import Symmetries, symmetries
 from jaxcompress.core.sequential import sequential
 from jaxcompress.core.shrink import Shrunk, Verification, shrink, verify
 from jaxcompress.core.sites import Site, Sites, sites
@@ -34,6 +35,7 @@ __all__ = [
     "Shrunk",
     "Site",
     "Sites",
+    "Symmetries",
     "Verification",
     "artifact",
     "cluster",
@@ -61,6 +63,7 @@ __all__ = [
     "sites",
     "split_trainable",
     "stored_bytes",
+    "symmetries",
     "train",
     "verify",
 ]

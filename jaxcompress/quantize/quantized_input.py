@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, dense, leaf_kind
+from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, FieldOp, dense, leaf_kind
 from jaxcompress.quantize.affine import Quantized
 from jaxcompress.quantize.forms import Call, by_platform, by_platform_text, takes_integers
 from jaxcompress.quantize.integer_product import Axes, Codes, integer_conv, integer_matmul
@@ -59,6 +59,17 @@ class QuantizedInput(CompressedArray):
         """The same with a dense array of another dtype."""
         weight = self.weight.astype(dtype)
         return None if weight is None else self.replace(weight=weight)
+
+    def map_axis(self, axis: int, fn: FieldOp) -> Self:
+        """Of the weight, dense where it cannot be taken apart itself: the data is rounded wherever it meets a part."""
+        weight, size = self.weight, self.shape[axis]
+        part = weight.map_axis(axis, fn) if isinstance(weight, CompressedArray) else None
+        changes: dict[str, Any] = {"weight": fn(dense(weight), axis) if part is None else part}
+        for name, axes in self.alignment().items():
+            field = getattr(self, name)
+            if name != "weight" and axis in axes and field.shape[axes.index(axis)] == size:
+                changes[name] = fn(field, axes.index(axis))
+        return self.replace(**changes)
 
     def matmul(
         self, x: jax.Array, *, contract: Axes, batch: Axes, precision: Any = None, preferred_element_type: Any = None

@@ -133,3 +133,17 @@ def test_a_lookup_takes_rows_and_quantizes_nothing() -> None:
     np.testing.assert_array_equal(rows, leaf.materialize()[jnp.array([2, 5])])
     (line,) = explain(lambda p, i: p[i], leaf, jnp.array([2, 5]))
     assert line.served
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_slices_of_a_weight_round_their_data_too(static: bool) -> None:
+    """Also where scales in groups cannot be sliced: the part is dense then, and the data still lies on its grid."""
+    groups = int8((8, 6), (2, 6))
+    leaf = DynamicActivations(groups, 4)
+    rounded = lambda x: fake_rows(x, (1,), 4)  # noqa: E731
+    if static:
+        leaf = StaticActivations(groups, jnp.array([0.3]), jnp.array([1], jnp.int8), 4)
+        rounded = lambda x: fake_grid(x, 0.3, 1, 4)  # noqa: E731
+    x = jax.random.normal(KEY, (5, 3))
+    expected = rounded(x) @ np.asarray(groups.materialize(), np.float64)[2:5]
+    np.testing.assert_allclose(lift(lambda p, x: x @ p[2:5])(leaf, x), expected, atol=1e-4)
