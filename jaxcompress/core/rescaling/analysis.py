@@ -16,7 +16,7 @@ from jaxcompress.core.leaf import is_compressed
 from jaxcompress.core.lift import array_paths, split_static, trace
 from jaxcompress.core.rescaling.fields import Equation, Field, Term
 from jaxcompress.core.rescaling.result import Excluded, Member, Symmetries, Symmetry
-from jaxcompress.core.rescaling.solve import Block, Vector, solve
+from jaxcompress.core.rescaling.solve import Block, Vector, independent, solve
 from jaxcompress.core.rescaling.walk import Walk
 from jaxcompress.core.sites import CONTRACTIONS, Site, sites
 
@@ -198,7 +198,10 @@ class _Found:
         return sorted(free, key=key)
 
     def _pairs(self, block: Block) -> list[Vector]:
-        """Solutions that multiply one weight and divide another, with as few other weights and gains as possible."""
+        """Solutions that multiply one weight and divide another, with as few other weights and gains as possible.
+
+        Those with the fewest weights come first, and none is a combination of others.
+        """
         calm = self._ordered(block, ("output", "contracting", "gain", "other"))
         roles = self._roles(block)
         alike: dict[Vector, int] = {}  # unknowns that every solution scales alike are one
@@ -212,7 +215,7 @@ class _Found:
             vector = block.solution({producer: 1, consumer: -1}, order)
             if vector is not None and all(abs(vector[i]) <= 1 for i in weights):
                 found[_signed(roles, vector)] = None
-        return list(found)
+        return independent(sorted(found, key=lambda vector: sum(vector[i] != 0 for i in weights)))
 
     def _merged(self, solutions: Sequence[tuple[Block, Vector]]) -> list[Symmetry]:
         """Units that scale the same parameters in the same way are one symmetry, if no two scale the same entry."""

@@ -167,7 +167,13 @@ def apply(params: Any, symmetry: Symmetry, scales: ArrayLike) -> Any:
 
 
 class Symmetries(Sequence[Symmetry]):
-    """Scale symmetries that together span all that were found; prints as a table."""
+    """Scale symmetries that together span all that were found; prints as a table.
+
+    Attributes:
+        excluded: axes of weights that are not scaled, and why.
+        pairs: symmetries of another choice: each multiplies one weight and divides another, with few more members than
+            that needs, and leaves gains as they are where it can.
+    """
 
     def __init__(
         self,

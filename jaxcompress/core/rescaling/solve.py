@@ -157,6 +157,23 @@ def _null_space(owners: tuple[int, ...], rows: Sequence[Sum], rank: np.ndarray) 
     return tuple(basis)
 
 
+def independent(vectors: Sequence[Vector]) -> list[Vector]:
+    """Those that are no combination of vectors before them."""
+    reduced: dict[int, dict[int, Fraction]] = {}
+    kept = []
+    for vector in vectors:
+        row = _eliminated({at: c for at, c in enumerate(vector) if c}, reduced)
+        if row:
+            pivot = min(row)
+            row = {at: c / row[pivot] for at, c in row.items()}
+            for other, known in reduced.items():
+                if pivot in known:
+                    reduced[other] = _minus(known, row, known[pivot])
+            reduced[pivot] = row
+            kept.append(vector)
+    return kept
+
+
 def _eliminated(row: dict[int, Fraction], reduced: dict[int, dict[int, Fraction]]) -> dict[int, Fraction]:
     for pivot in [at for at in row if at in reduced]:
         row = _minus(row, reduced[pivot], row[pivot])
