@@ -13,7 +13,7 @@ import numpy as np
 from jaxcompress.core.leaf import ArrayOrLeaf, bit_width, dense, leaf_kind
 from jaxcompress.quantize.packed import PackedInts, narrowed
 from jaxcompress.quantize.products import Scaled
-from jaxcompress.solvers.grid import dequantize, spread
+from jaxcompress.solvers.grid import dequantize, spread, widened
 
 INTEGERS = tuple(jnp.dtype(d) for d in (jnp.int8, jnp.int4, jnp.int2))
 FLOATS = tuple(jnp.dtype(d) for d in (jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.float4_e2m1fn))
@@ -44,7 +44,7 @@ class Quantized(Scaled):
         Args:
             qvalue: int8, int4 or small floats of any shape, or `PackedInts`.
             scale: float array of as many axes, the size of each dividing that of ``qvalue``.
-            dtype: dtype of the dense array; by default the scale's.
+            dtype: dtype of the dense array; by default the scale's, float32 where that has 8 bits.
 
         Raises:
             TypeError: if ``qvalue`` is of another dtype, or ``scale`` or ``dtype`` is not float.
@@ -55,7 +55,7 @@ class Quantized(Scaled):
             >>> leaf.materialize().tolist(), leaf.stored_bits
             ([[0.5, -4.0], [1.5, 8.0]], 96)
         """
-        dtype = jnp.dtype(scale.dtype if dtype is None else dtype)
+        dtype = jnp.dtype(widened(scale).dtype if dtype is None else dtype)
         if qvalue.dtype not in INTEGERS + FLOATS:
             raise TypeError(f"qvalue must be int8 or int4 (or packed integers, or small floats), got {qvalue.dtype}")
         require_float(scale=scale.dtype, dtype=dtype)

@@ -29,8 +29,7 @@ class PackedInts(CompressedArray):
     byte ``i`` of a chunk is that of element ``k * chunk + i``, so that shifting neighbouring bytes unpacks neighbours.
     Negative integers are two's complement; of one bit, 0 stands for -1 and 1 for +1.
 
-    JAX knows integers of 8, 4 and 2 bits, but a CPU keeps each of them in a byte, and programs that take those of 2
-    bits cannot be exported.
+    JAX itself has integers of 8, 4 and 2 bits, but programs that take those of 2 bits cannot be exported.
 
     Attributes:
         words: uint8 of shape ``(..., bits, bytes)``, whole chunks of bytes; the other axes are those of the array.

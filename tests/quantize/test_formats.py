@@ -168,6 +168,7 @@ def test_shared_exponents_are_those_of_the_specification():
     leaf = mxfp4.leaf(mxfp4.encode(x, scaling), scaling, jnp.float32)
     assert (leaf.qvalue.dtype, leaf.scale.dtype) == (jnp.float4_e2m1fn, jnp.float8_e8m0fnu)
     assert leaf.stored_bits == 4 * 64 * 4 + 8 * 8  # 4.25 bits per weight
+    assert Quantized.create(leaf.qvalue, leaf.scale).dtype == jnp.float32
 
 
 def test_levels_serve_their_own_groups():
