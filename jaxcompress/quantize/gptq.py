@@ -69,7 +69,7 @@ def gptq(
         act_order: settles the features of the largest second moments first, while all others can still make up.
         refine: rounds of descent after the sweep, on the same error: scales (or the levels of tables) go to their
             least-squares optimum, then weights to their best values, one at a time (`jaxcompress.solvers.descent`).
-            May be traced. 0: the published method.
+            May be traced. 0: the published method, and a program without them.
         block_size: features whose errors reach the later ones together, static. It changes the speed alone.
         damping: what is added to the diagonal of a second moment, as a fraction of its mean.
         where: leaves to quantize: globs over paths or a predicate; by default all that have a second moment.
@@ -98,7 +98,8 @@ def gptq(
         raise ValueError(f"gptq: block_size must be 1 or more, got {block_size}")
     spec = Spec(bits, format, symmetric, granularity, group_size, ranges)
     targets = find_targets(params, stats, where=where, settings=bits, method="gptq")
-    plans = [plan_of(target, spec, act_order=act_order, block_size=block_size) for target in targets]
+    descends = not (isinstance(refine, int) and refine == 0)
+    plans = [plan_of(target, spec, act_order=act_order, block_size=block_size, descends=descends) for target in targets]
     leaves, solved = [], []
     for target, plan in zip(targets, plans, strict=True):
         moment = target.statistic("second_moment")
@@ -119,6 +120,7 @@ class Plan:
     masked: bool
     act_order: bool
     block_size: int
+    descends: bool
 
     @property
     def dynamic(self) -> bool:
@@ -126,7 +128,7 @@ class Plan:
         return not self.act_order and self.view.groups > 1
 
 
-def plan_of(target: Target, spec: Spec, *, act_order: bool, block_size: int) -> Plan:
+def plan_of(target: Target, spec: Spec, *, act_order: bool, block_size: int, descends: bool) -> Plan:
     """The plan of a weight; checks that the options fit it."""
     own = dataclasses.replace(spec.at(target.path), bits=setting_at(spec.bits, target.path))
     layout, method = target.layout, target.method
@@ -138,6 +140,7 @@ def plan_of(target: Target, spec: Spec, *, act_order: bool, block_size: int) -> 
         target.support is not None,
         act_order,
         block_size,
+        descends,
     )
 
 
@@ -199,6 +202,8 @@ def _part(
         retries=RETRIES,
     )
     scaling = problem.scaling if swept.fitted is None else swept.fitted
+    if not plan.descends:
+        return swept.values, scaling
     adjust = not (plan.view.shared and plan.view.layout.groups > 1)
     return refined(
         problem._replace(scaling=scaling), swept.values, plan.format, rounds=refine, damping=damping, adjust=adjust

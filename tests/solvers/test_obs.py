@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.solvers.obs import inverse_factor, kept_per_block, n_of_group, obs_sweep, top_of_blocks
+from jaxcompress.solvers.obs import (
+    factor_with_retries,
+    inverse_factor,
+    kept_per_block,
+    n_of_group,
+    obs_sweep,
+    top_of_blocks,
+)
 
 F, R, BLOCK, DAMPING = 10, 6, 4, 0.01  # blocks of 4, 4 and 2 features
 
@@ -164,3 +171,35 @@ def test_lowers_for_every_platform():
     run = jax.jit(lambda w, s: obs_sweep(w, s, n_of_group(2), group=4))
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((8, 3), (8, 8))]
     assert jax.export.export(run, platforms=("cpu", "cuda", "tpu"))(*shapes).platforms == ("cpu", "cuda", "tpu")
+
+
+def test_any_order_of_features_is_the_sweep_of_the_permuted_problem():
+    w, s = problem(8)
+    order = np.random.default_rng(0).permutation(F)
+    grid = lambda values, index: jnp.round(values * 2 + 0.1 * jnp.float32(index)) / 2  # noqa: E731
+    permuted = lambda values, index: grid(values, jnp.asarray(order)[index])  # noqa: E731
+    got = obs_sweep(jnp.float32(w), jnp.float32(s), rounding=grid, order=jnp.asarray(order), block_size=4)
+    want = obs_sweep(jnp.float32(w[order]), jnp.float32(s[np.ix_(order, order)]), rounding=permuted, block_size=4)
+    np.testing.assert_array_equal(np.asarray(got.values)[order], want.values)
+
+
+def test_groups_share_what_is_fitted_as_the_sweep_enters_them():
+    w, s = problem(9)
+    seen = lambda values, index: {"largest": jnp.abs(values).max(0), "index": index}  # noqa: E731
+    rounding = lambda values, index, found: jnp.round(values / found["largest"]) * found["largest"]  # noqa: E731
+    got = obs_sweep(jnp.float32(w), jnp.float32(s), group=2, fit=seen, rounding=rounding, block_size=4)
+    np.testing.assert_array_equal(got.fitted["index"], np.arange(F // 2))
+    np.testing.assert_allclose(got.fitted["largest"][0], np.abs(w[:2]).max(0), rtol=1e-6)
+    assert (np.abs(got.fitted["largest"][1:] - np.abs(w.reshape(-1, 2, R)).max(1)[1:]) > 1e-3).any()
+    units = np.asarray(got.values) / np.repeat(got.fitted["largest"], 2, 0)
+    np.testing.assert_allclose(units, np.round(units), atol=1e-5)
+
+
+def test_damping_is_raised_until_the_factor_is_finite():
+    s = jnp.ones((3, 3)) - 0.05 * jnp.eye(3)  # eigenvalues -.05, -.05, 2.95 over a mean diagonal of .95
+    assert not np.isfinite(np.asarray(factor_with_retries(s, 0.001, 1))).all()
+    found = factor_with_retries(s, 0.001, 3)
+    np.testing.assert_array_equal(found, inverse_factor(s, 0.1))
+    both = jax.vmap(lambda s: factor_with_retries(s, 0.001, 3))(jnp.stack([s, jnp.eye(3)]))
+    np.testing.assert_allclose(both[0], found, rtol=1e-5)
+    np.testing.assert_allclose(both[1], inverse_factor(jnp.eye(3), 0.001), rtol=1e-6)
