@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.core import Tracer
+import numpy as np
 
 from jaxcompress.core.leaf import is_compressed
 from jaxcompress.core.paths import Where, flatten_with_paths, replace_at, select
-from jaxcompress.core.rescaling import spread, symmetries
+from jaxcompress.core.rescaling import Member, Symmetry, apply, spread, symmetries
 
 _WEIGHT = ("output", "contracting")
 
@@ -44,7 +43,8 @@ def equalize(
 
     Args:
         fn: a function that ``jit`` accepts; non-array arguments are static.
-        params: its first argument: all variables of the model, dense where they are to be equalized. Not changed.
+        params: its first argument: all variables of the model; concrete arrays, dense where they are to be equalized.
+            Not changed.
         *inputs: further positional arguments; may be `jax.ShapeDtypeStruct`.
         iterations: rounds over all pairs, at most.
         tolerance: what counts as converged.
@@ -88,15 +88,14 @@ def equalize(
     for path, leaf in changing.items():
         if is_compressed(leaf):
             raise TypeError(f"equalize: {path!r} is a {leaf.kind} leaf: equalize before compressing")
-        if not isinstance(leaf, Tracer) and not bool(jnp.isfinite(leaf).all()):
+        if not bool(jnp.isfinite(leaf).all()):
             raise ValueError(f"equalize: {path!r} holds NaN or infinity")
     wide = {
         path: jnp.asarray(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32)) for path, leaf in changing.items()
     }
-    forms = tuple(tuple((m.path, m.axes, m.exponent, m.role in _WEIGHT) for m in pair.members) for pair in pairs)
-    units = [[jnp.asarray(member.units) for member in pair.members] for pair in pairs]
-    even = _equalized(wide, units, jnp.asarray(tolerance), forms, tuple(p.size for p in pairs), iterations)
-    return replace_at(params, {path: leaf.astype(known[path].dtype) for path, leaf in even.items()})
+    for pair, scales in zip(pairs, _totals(wide, pairs, iterations, tolerance), strict=True):
+        wide |= apply({member.path: wide[member.path] for member in pair.members}, pair, scales)
+    return replace_at(params, {path: leaf.astype(known[path].dtype) for path, leaf in wide.items()})
 
 
 def equalizing_scales(before: jax.Array, behind: jax.Array) -> jax.Array:
@@ -117,47 +116,67 @@ def equalizing_scales(before: jax.Array, behind: jax.Array) -> jax.Array:
     return jnp.where(alive, jnp.sqrt(jnp.where(alive, behind, 1)) / jnp.sqrt(jnp.where(alive, before, 1)), 1)
 
 
-Form = tuple[tuple[str, tuple[int, ...], float, bool], ...]
-"""Of every member of a pair: path, axes, exponent, whether it is a weight."""
+class _Form(NamedTuple):
+    """What is static of a weight in a pair; ``plain`` if its indices are the units, in order."""
+
+    axes: tuple[int, ...]
+    exponent: float
+    plain: bool
+
+    @classmethod
+    def of(cls, member: Member, size: int) -> _Form:
+        return cls(member.axes, member.exponent, np.array_equal(member.units.ravel(), np.arange(size)))
+
+    def ranges(self, magnitudes: jax.Array, units: jax.Array, size: int) -> jax.Array:
+        """The largest magnitude of every unit."""
+        others = tuple(axis for axis in range(magnitudes.ndim) if axis not in self.axes)
+        largest = magnitudes.max(axis=others).ravel()
+        if self.plain:
+            return largest
+        at = jnp.where(units.ravel() < 0, size, units.ravel())
+        return jnp.zeros(size + 1, largest.dtype).at[at].max(largest)[:-1]
 
 
-@functools.partial(jax.jit, static_argnames=("forms", "sizes", "iterations"))
-def _equalized(
-    leaves: dict[str, jax.Array],
-    units: Sequence[Sequence[jax.Array]],
-    tolerance: jax.Array,
-    forms: tuple[Form, ...],
-    sizes: tuple[int, ...],
-    iterations: int,
-) -> dict[str, jax.Array]:
-    def unfinished(state: Any) -> jax.Array:
-        turn, moved, _ = state
-        return (turn < iterations) & (moved > tolerance)
-
-    def round_of_pairs(state: Any) -> Any:
-        turn, moved, now = state
-        moved = jnp.zeros_like(moved)
-        for form, places, size in zip(forms, units, sizes, strict=True):
-            ranges = [_ranges(now, form, places, size, sign) for sign in (1, -1)]
-            scales = equalizing_scales(*ranges)
-            moved = jnp.maximum(moved, jnp.abs(jnp.log(scales)).max().astype(moved.dtype))
-            for (path, axes, exponent, _), place in zip(form, places, strict=True):
-                factor = spread(scales, place, axes, exponent, now[path].ndim)
-                now = now | {path: now[path] * factor.astype(now[path].dtype)}
-        return turn + 1, moved, now
-
-    start = jnp.asarray(0), jnp.asarray(jnp.inf, tolerance.dtype), leaves
-    return lax.while_loop(unfinished, round_of_pairs, start)[2]
+def _totals(
+    leaves: Mapping[str, jax.Array], pairs: Sequence[Symmetry], iterations: int, tolerance: float
+) -> list[jax.Array]:
+    """By what every pair is scaled in the end. Pairs of the same shapes share a program."""
+    members = [[m for m in pair.members if m.role in _WEIGHT] for pair in pairs]
+    units = [[jnp.asarray(m.units) for m in some] for some in members]
+    forms = [tuple(_Form.of(m, pair.size) for m in some) for some, pair in zip(members, pairs, strict=True)]
+    now = {m.path: jnp.abs(leaves[m.path]) for some in members for m in some}
+    totals = [jnp.ones(pair.size, jnp.float32) for pair in pairs]
+    for _ in range(iterations):
+        moves = []
+        for number, (some, at, form) in enumerate(zip(members, units, forms, strict=True)):
+            paths = list(dict.fromkeys(m.path for m in some))
+            which = tuple(paths.index(m.path) for m in some)
+            scaled, totals[number], move = _balanced([now[path] for path in paths], at, totals[number], form, which)
+            now |= dict(zip(paths, scaled, strict=True))
+            moves.append(move)
+        if float(jnp.max(jnp.stack(moves))) <= tolerance:
+            break
+    return totals
 
 
-def _ranges(now: Mapping[str, jax.Array], form: Form, places: Sequence[jax.Array], size: int, sign: int) -> jax.Array:
-    """The largest absolute weight of every unit, over the weights that are multiplied (1) or divided (-1)."""
-    found = []
-    for (path, axes, exponent, weight), place in zip(form, places, strict=True):
-        if weight and exponent * sign > 0:
-            leaf = now[path]
-            others = tuple(axis for axis in range(leaf.ndim) if axis not in axes)
-            largest = jnp.abs(leaf).max(axis=others).ravel()
-            at = jnp.where(place.ravel() < 0, size, place.ravel())
-            found.append(jnp.zeros(size + 1, largest.dtype).at[at].max(largest)[:-1])
-    return functools.reduce(jnp.maximum, found)
+@functools.partial(jax.jit, static_argnames=("form", "which"))
+def _balanced(
+    magnitudes: list[jax.Array],
+    units: Sequence[jax.Array],
+    total: jax.Array,
+    form: tuple[_Form, ...],
+    which: tuple[int, ...],
+) -> tuple[list[jax.Array], jax.Array, jax.Array]:
+    """One pair: magnitudes and total scales after it, and how far the largest scale moved, as a logarithm."""
+    sides = []
+    for sign in (1, -1):
+        own = [i for i, member in enumerate(form) if member.exponent * sign > 0]
+        ranges = [form[i].ranges(magnitudes[which[i]], units[i], total.size) for i in own]
+        sides.append(functools.reduce(jnp.maximum, ranges))
+    scales = equalizing_scales(*sides)
+    magnitudes = list(magnitudes)
+    for i, member in enumerate(form):
+        leaf = magnitudes[which[i]]
+        factor = spread(scales, units[i], member.axes, member.exponent, leaf.ndim)
+        magnitudes[which[i]] = leaf * factor.astype(leaf.dtype)
+    return magnitudes, total * scales.astype(total.dtype), jnp.abs(jnp.log(scales)).max().astype(total.dtype)

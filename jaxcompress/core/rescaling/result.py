@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -160,10 +161,15 @@ def apply(params: Any, symmetry: Symmetry, scales: ArrayLike) -> Any:
         leaf = changed.get(member.path, known[member.path])
         if is_compressed(leaf):
             raise TypeError(f"apply: {member.path!r} is a {leaf.kind} leaf: rescale before compressing")
-        factor = member.factor(factors, leaf.ndim)
-        wide = jnp.promote_types(leaf.dtype, factor.dtype)
-        changed[member.path] = (leaf.astype(wide) * factor.astype(wide)).astype(leaf.dtype)
+        changed[member.path] = _scaled(leaf, factors, member.units, member.axes, member.exponent)
     return replace_at(params, changed)
+
+
+@functools.partial(jax.jit, static_argnames=("axes", "exponent"))
+def _scaled(leaf: jax.Array, scales: jax.Array, units: jax.Array, axes: tuple[int, ...], exponent: float) -> jax.Array:
+    factor = spread(scales, units, axes, exponent, leaf.ndim)
+    wide = jnp.promote_types(leaf.dtype, factor.dtype)
+    return (leaf.astype(wide) * factor.astype(wide)).astype(leaf.dtype)
 
 
 class Symmetries(Sequence[Symmetry]):
