@@ -111,7 +111,9 @@ def test_int8_of_badly_scaled_channels(case):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-2, atol=1e-4), even, again)
 
 
-@pytest.mark.parametrize("name", ["llama_plain", "vision_resnet_a", "equinox_mlp"])
+@pytest.mark.parametrize(
+    "name", ["llama_plain", "equinox_mlp", pytest.param("vision_resnet_a", marks=pytest.mark.slow)]
+)
 def test_zoo_computes_the_same(name):
     entry = ZOO[name]
     model = entry.model
