@@ -39,7 +39,7 @@ def adaround(
     ranges: Any = "mse",
     steps: int = 2000,
     learning_rate: ArrayLike = 0.01,
-    regularization: ArrayLike = 0.01,
+    regularization: ArrayLike = 3.0,
     beta: tuple[float, float] = (20.0, 2.0),
     warm_up: float = 0.2,
     where: Where = None,
@@ -52,8 +52,9 @@ def adaround(
     falls. At the end ``h`` is rounded. Every output channel keeps the better of this and rounding to nearest, by its
     output error. What is pruned stays exactly zero. Formats: integers.
 
-    The error is measured in units of what rounding to nearest costs a weight on average, so that ``regularization``
-    means the same in every layer.
+    Unlike in the paper (0.01 of an error without units), the error is measured in units of what rounding to nearest
+    costs a weight on average, so that ``regularization`` means the same in every layer; too small, and many weights are
+    left between two values, from where they go to the nearest.
 
     Args:
         params: tree of float arrays or masked leaves. Not changed.
