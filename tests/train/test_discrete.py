@@ -161,8 +161,8 @@ def test_errors():
 
 
 def test_annealing_ends_at_integers_of_that_width():
-    params = prepare({"w": draw(16, 4)}, QAT(8, "annealed"))
-    tx = anneal_bits(optax.sgd(1e-3), optax.linear_schedule(8.0, 2.0, 10))
+    params = prepare({"w": jnp.linspace(-1.0, 1.3, 64).reshape(16, 4)}, QAT(8, "annealed"))
+    tx = anneal_bits(optax.sgd(1e-4), optax.linear_schedule(8.0, 2.0, 10))
     state, levels = tx.init(params), []
 
     @jax.jit
@@ -177,7 +177,7 @@ def test_annealing_ends_at_integers_of_that_width():
     np.testing.assert_allclose(params["w"].bits, [[2.0]])
     assert levels[0] == 16
     assert levels[-1] <= 3
-    assert sorted(levels, reverse=True)[:3] == levels[:3]
+    assert sorted(levels, reverse=True) == levels  # even weights: fewer levels, never more
     packed = convert(params)["w"]
     assert packed.qvalue.bits == 2
     np.testing.assert_array_equal(packed.materialize(), params["w"].materialize())
