@@ -22,7 +22,7 @@ Rows = list[dict[str, Any]]
 WEIGHTS = ("emb", "layers/**/w*")
 CALIBRATION, WINDOWS = 32, 144
 REFINE = 8  # rounds of descent of the methods that are called refined
-BEST = ("gptq refined", "gptq levels refined")
+BEST = ("gptq refined", "gptq asymmetric refined", "gptq levels refined")
 TARGETS: Mapping[str, float] = {
     "int8 rtn": 5.20,
     "int4 gptq": 5.76,
@@ -136,7 +136,7 @@ def llama_rows(bits: int, *, quick: bool) -> Rows:
             row(f"llama {label} ppl", value, "ppl", *against),
             row(f"llama {label} bytes", size, "bytes", "float32", dense_bytes),
         ]
-        if name in BEST:
+        if name in BEST:  # a scale or a table per channel
             best[name] = value
     if f"int{bits} best" in TARGETS:
         name = min(best, key=best.__getitem__)

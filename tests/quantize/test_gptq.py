@@ -173,7 +173,12 @@ def model(params, x):
 
 
 @pytest.mark.parametrize(
-    "options", [{"group_size": 2}, {"group_size": 4, "act_order": False}, {"granularity": "tensor"}]
+    "options",
+    [
+        {"group_size": 4, "act_order": False},
+        pytest.param({"group_size": 2}, marks=pytest.mark.slow),
+        pytest.param({"granularity": "tensor"}, marks=pytest.mark.slow),
+    ],
 )
 def test_kernels_of_every_shape(options):
     random = np.random.default_rng(10)
