@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.leaf import dense, is_compressed
 from jaxcompress.core.moments import Matrices, Statistics, observed_paths
 from jaxcompress.core.paths import Where, flatten_with_paths, replace_at, select
@@ -93,7 +94,7 @@ def kept_along(target: Target, keep: Keep | None, axes: Sequence[int]) -> dict[i
 @functools.partial(jax.jit, static_argnames="layout")
 def _lost(weight: jax.Array, left: jax.Array, mean: jax.Array, *, layout: Matrices) -> jax.Array:
     """The mean output of what was removed, ``[batch, outputs]``."""
-    wide = jnp.promote_types(weight.dtype, jnp.float32)
+    wide = wider(weight.dtype, jnp.float32)
     difference = layout.split(weight.astype(wide) - left.astype(wide))
     return jnp.einsum("bf,bfo->bo", mean.astype(wide), difference, precision=lax.Precision.HIGHEST)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, dense, is_compressed, leaf_kind
 from jaxcompress.core.parts import find_parts, with_parts
 from jaxcompress.core.paths import Where, flatten_with_paths, replace_at, select
@@ -82,7 +83,7 @@ class Lora(CompressedArray):
     def materialize(self) -> jax.Array:
         """The sum, added up in the wider of the two dtypes."""
         base, delta = dense(self.base), dense(self.delta)
-        wide = max(base.dtype, delta.dtype, key=lambda dtype: dtype.itemsize)
+        wide = wider(base.dtype, delta.dtype)
         return (base.astype(wide) + self.scaling * delta.astype(wide)).astype(base.dtype)
 
     def astype(self, dtype: Any) -> Self | None:

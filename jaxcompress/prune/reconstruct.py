@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.leaf import is_compressed
 from jaxcompress.core.mean_outputs import Keep, kept_along, with_mean_outputs
 from jaxcompress.core.moments import Matrices, Statistics, matrices_of, observed_paths
@@ -157,7 +158,7 @@ def _kept_features(target: Target, keep: Keep) -> jax.Array:
 def _fit(
     weight: jax.Array, moment: jax.Array, kept: jax.Array, damping: ArrayLike, *, layout: Matrices
 ) -> tuple[jax.Array, jax.Array]:
-    w = layout.split(weight.astype(jnp.promote_types(weight.dtype, jnp.float32)))
+    w = layout.split(weight.astype(wider(weight.dtype, jnp.float32)))
 
     def one(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
         w, moment = arrays

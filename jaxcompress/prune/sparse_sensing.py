@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.moments import Matrices, Statistics
 from jaxcompress.core.paths import Where, replace_at
 from jaxcompress.core.targets import find_targets, over_batch, require_solved, support_or_all
@@ -127,7 +128,7 @@ def _sense(
     recovery: Recovery,
     iterations: int,
 ) -> tuple[Masked, jax.Array]:
-    w = layout.split(weight.astype(jnp.promote_types(weight.dtype, jnp.float32)))
+    w = layout.split(weight.astype(wider(weight.dtype, jnp.float32)))
     allowed = layout.split(support)
     masks = _by_magnitude(jnp.where(allowed, jnp.abs(w), jnp.full_like(w, -1)), kept, n, layout, m) & allowed
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray
 from jaxcompress.core.moments import Matrices, Statistics
 from jaxcompress.core.paths import Where, flatten_with_paths, replace_at
@@ -127,7 +128,7 @@ def _sweep(
     block_size: int,
 ) -> tuple[Masked, jax.Array]:
     """One weight: its layers are the batch of one program."""
-    wide = jnp.promote_types(weight.dtype, jnp.float32)
+    wide = wider(weight.dtype, jnp.float32)
     scale = None if grid is None else layout.split(spread(grid.scale, weight.shape))
     bits = 0 if grid is None else grid.bits
 

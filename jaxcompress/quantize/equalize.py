@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.leaf import is_compressed
 from jaxcompress.core.paths import Where, flatten_with_paths, replace_at, select
 from jaxcompress.core.rescaling import Member, Symmetry, apply, spread, symmetries
@@ -90,9 +91,7 @@ def equalize(
             raise TypeError(f"equalize: {path!r} is a {leaf.kind} leaf: equalize before compressing")
         if not bool(jnp.isfinite(leaf).all()):
             raise ValueError(f"equalize: {path!r} holds NaN or infinity")
-    wide = {
-        path: jnp.asarray(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32)) for path, leaf in changing.items()
-    }
+    wide = {path: jnp.asarray(leaf).astype(wider(leaf.dtype, jnp.float32)) for path, leaf in changing.items()}
     for pair, scales in zip(pairs, _totals(wide, pairs, iterations, tolerance), strict=True):
         wide |= apply({member.path: wide[member.path] for member in pair.members}, pair, scales)
     return replace_at(params, {path: leaf.astype(known[path].dtype) for path, leaf in wide.items()})

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcompress.core.dtypes import wider
+
 Axes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -109,7 +111,7 @@ def integer_conv(x: Codes, w: Codes, **params: Any) -> jax.Array:
 
 def _times(total: jax.Array, *scales: jax.Array) -> jax.Array:
     """The integers times both scales, in float32 or the widest dtype of a scale."""
-    dtype = max((jnp.dtype(jnp.float32), *(s.dtype for s in scales)), key=lambda dtype: dtype.itemsize)
+    dtype = wider(jnp.float32, *(scale.dtype for scale in scales))
     first, second = (scale.astype(dtype) for scale in scales)
     return total.astype(dtype) * (first * second)
 

@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.leaf import CompressedArray, is_compressed
 from jaxcompress.quantize.forms import PLATFORMS, Call, by_platform, by_platform_text, weight_form
 from jaxcompress.solvers.grid import spread, widened
@@ -116,7 +116,7 @@ def scale_after(
         leaf.unscaled(x.dtype),
         (contract, batch),
         precision=precision,
-        preferred_element_type=_wider(out_dtype, leaf.scale),
+        preferred_element_type=wider(out_dtype, widened(leaf.scale).dtype),
     )
     return (out * _placed(_where_it_varies(leaf), x.ndim, contract, batch).astype(out.dtype)).astype(out_dtype)
 
@@ -155,7 +155,7 @@ def blocks(
     size = block_size(leaf, axis, block_elements)
     x_axis = contract[0][contract[1].index(axis)]
     out_dtype = jnp.dtype(preferred_element_type or x.dtype)
-    wide = _wider(out_dtype, leaf.scale)
+    wide = wider(out_dtype, widened(leaf.scale).dtype)
     in_the_end = all(leaf.scale.shape[other] == 1 for other in contract[1])
 
     @jax.checkpoint
@@ -205,7 +205,7 @@ def conv_scale_after(leaf: Scaled, x: jax.Array, **params: Any) -> jax.Array | N
     if varies or x.dtype != leaf.dtype:
         return None
     out_dtype = jnp.dtype(params["preferred_element_type"] or x.dtype)
-    params |= {"preferred_element_type": _wider(out_dtype, leaf.scale)}
+    params |= {"preferred_element_type": wider(out_dtype, widened(leaf.scale).dtype)}
     out = lax.conv_general_dilated_p.bind(x, leaf.unscaled(x.dtype), **params)
     shape = [1] * out.ndim
     shape[numbers.out_spec[1]] = -1
@@ -274,8 +274,3 @@ def _where_it_varies(leaf: Scaled) -> jax.Array:
     """The scale in full along every axis on which it varies."""
     shape = tuple(1 if s == 1 else n for s, n in zip(leaf.scale.shape, leaf.shape, strict=True))
     return spread(widened(leaf.scale), shape)
-
-
-def _wider(dtype: np.dtype, scale: jax.Array) -> np.dtype:
-    """The dtype in which a sum meets the scale: the wider one of the result's and the scale's."""
-    return max(dtype, jnp.dtype(widened(scale).dtype), key=lambda d: d.itemsize)

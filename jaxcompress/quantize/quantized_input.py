@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, FieldOp, dense, leaf_kind
 from jaxcompress.quantize.affine import Quantized
 from jaxcompress.quantize.forms import Call, by_platform, by_platform_text, takes_integers
@@ -233,11 +234,6 @@ class StaticActivations(QuantizedInput):
         wide = wider(x.dtype, scale.dtype)
         codes = quantize(x.astype(wide), scale.astype(wide), zero, bits=self.bits).astype(jnp.int8)
         return Codes(codes, scale, zero.astype(jnp.int32))
-
-
-def wider(a: Any, b: Any) -> np.dtype:
-    """The dtype of the two that takes more bytes; `jax.numpy.promote_types` refuses pairs under strict promotion."""
-    return max(jnp.dtype(a), jnp.dtype(b), key=lambda dtype: dtype.itemsize)
 
 
 def _place(axis: int, batch: Axes) -> int:

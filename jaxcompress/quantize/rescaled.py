@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, dense, is_compressed, leaf_kind
 from jaxcompress.core.paths import flatten_with_paths, replace_at
 
@@ -138,7 +139,7 @@ class Rescaled(CompressedArray):
 
 def _scaled(x: jax.Array, factor: jax.Array) -> jax.Array:
     """``x * factor`` in the dtype of ``x``, multiplied in the wider one."""
-    wide = max(jnp.dtype(x.dtype), jnp.dtype(factor.dtype), key=lambda dtype: dtype.itemsize)
+    wide = wider(x.dtype, factor.dtype)
     return (x.astype(wide) * factor.astype(wide)).astype(x.dtype)
 
 

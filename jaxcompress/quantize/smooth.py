@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.moments import Matrices, Statistics
 from jaxcompress.core.parts import with_parts
 from jaxcompress.core.paths import Where
@@ -167,5 +168,5 @@ def _factor(scales: jax.Array, *, layout: Matrices) -> jax.Array:
 def scaled(weight: jax.Array, scales: jax.Array, *, layout: Matrices) -> jax.Array:
     """A weight times the scales of its input channels, multiplied in the wider dtype of the two."""
     factor = as_factor(layout, scales)
-    wide = max(jnp.dtype(weight.dtype), jnp.dtype(factor.dtype), key=lambda dtype: dtype.itemsize)
+    wide = wider(weight.dtype, factor.dtype)
     return (weight.astype(wide) * factor.astype(wide)).astype(weight.dtype)

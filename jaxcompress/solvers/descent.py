@@ -188,9 +188,10 @@ def best_levels(
         moved = _product(lax.dynamic_slice_in_dim(moment, at, size, 1), members)
         curvature = jnp.sum(members * inside(moved), axis=0)
         step = jnp.sum(members * inside(gradient), axis=0) / jnp.where(curvature > 0, curvature, 1)
-        before = lax.dynamic_slice(table, (g, jnp.int32(0), level), (1, outputs, 1))
+        at_level = (g, jnp.zeros_like(g), level)
+        before = lax.dynamic_slice(table, at_level, (1, outputs, 1))
         step = jnp.where((curvature > 0) & (before[0, :, 0] != 0), step, jnp.zeros_like(step))
-        table = lax.dynamic_update_slice(table, before + step[None, :, None], (g, jnp.int32(0), level))
+        table = lax.dynamic_update_slice(table, before + step[None, :, None], at_level)
         return table, gradient - moved * step[None]
 
     return jnp.sort(lax.fori_loop(0, groups * levels, settle, (table, _product(moment, w - values)))[0], axis=-1)

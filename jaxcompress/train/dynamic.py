@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.parts import Part
 from jaxcompress.prune.layers import layer_count, over_layers
 from jaxcompress.prune.mask_state import MaskState
@@ -182,7 +183,7 @@ def _move(weights: jax.Array, mask: jax.Array, wanted: jax.Array, fraction: jax.
     """
     active = jnp.sum(mask, dtype=jnp.int32)
     moving = jnp.minimum(jnp.round(fraction * active.astype(jnp.float32)).astype(jnp.int32), active)
-    dtype = jnp.promote_types(weights.dtype, wanted.dtype)
+    dtype = wider(weights.dtype, wanted.dtype)
     last = jnp.asarray(-1, dtype)
     scores = jnp.stack([jnp.where(mask, jnp.abs(weights).astype(dtype), last), wanted.astype(dtype)])
 

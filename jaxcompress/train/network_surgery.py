@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.parts import Part, setting_at
 from jaxcompress.core.paths import Where
 from jaxcompress.prune.mask_state import MaskState
@@ -149,7 +150,7 @@ def network_surgery(
 
 def _threshold(part: Part, c: float) -> jax.Array:
     """``max(mean + c * std, 0)`` of the magnitudes of each layer, with the axes of a layer kept at size 1."""
-    size = jnp.abs(jnp.asarray(part.array, jnp.promote_types(part.array.dtype, jnp.float32)))
+    size = jnp.abs(jnp.asarray(part.array, wider(part.array.dtype, jnp.float32)))
     axes = tuple(axis for axis in range(size.ndim) if axis not in part.stack)
     return jnp.maximum(size.mean(axes, keepdims=True) + c * size.std(axes, keepdims=True), 0)
 

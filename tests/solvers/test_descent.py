@@ -81,3 +81,12 @@ def test_levels_come_to_the_least_squares_table():
             np.testing.assert_allclose(np.asarray(table)[0, r][used], want[used], atol=1e-3)
     held = best_levels(jnp.asarray(w), jnp.asarray(codes), jnp.zeros((1, R, 3)), jnp.asarray(s))
     np.testing.assert_array_equal(held, np.zeros((1, R, 3)))
+
+
+def test_levels_with_indices_of_64_bits():
+    w, s = problem()
+    with jax.enable_x64(True):
+        table = best_levels(
+            jnp.asarray(w), jnp.zeros((F, R), jnp.int32), jnp.ones((1, R, 2), jnp.float32), jnp.asarray(s)
+        )
+    assert np.isfinite(np.asarray(table)).all()

@@ -14,6 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.leaf import is_compressed
 from jaxcompress.core.paths import flatten_with_paths, replace_at
 from jaxcompress.core.table import html_table, text_table
@@ -168,7 +169,7 @@ def apply(params: Any, symmetry: Symmetry, scales: ArrayLike) -> Any:
 @functools.partial(jax.jit, static_argnames=("axes", "exponent"))
 def _scaled(leaf: jax.Array, scales: jax.Array, units: jax.Array, axes: tuple[int, ...], exponent: float) -> jax.Array:
     factor = spread(scales, units, axes, exponent, leaf.ndim)
-    wide = jnp.promote_types(leaf.dtype, factor.dtype)
+    wide = wider(leaf.dtype, factor.dtype)
     return (leaf.astype(wide) * factor.astype(wide)).astype(leaf.dtype)
 
 

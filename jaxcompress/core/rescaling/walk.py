@@ -81,9 +81,14 @@ def _keeps(eqn: JaxprEqn) -> bool:
 def constant(value: Any) -> Field:
     """A value that depends on nothing; what all its entries equal is known."""
     dtype = getattr(value, "dtype", None)
-    if not (isinstance(value, bool | int | float) or (dtype is not None and np.dtype(dtype).kind in "biuf")):
+    if not (isinstance(value, bool | int | float) or _is_real(dtype)):
         return Field()
     array = np.asarray(value)
     if array.size and (array.size == 1 or (array == array.flat[0]).all()):
         return Field(const=float(array.flat[0]))
     return Field()
+
+
+def _is_real(dtype: Any) -> bool:
+    """True of numbers and truth values; of the dtypes beside NumPy's own (bfloat16) too."""
+    return dtype is not None and any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))

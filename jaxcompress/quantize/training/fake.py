@@ -22,7 +22,7 @@ from jaxcompress.quantize.ranges.find import find_scaling
 from jaxcompress.quantize.training.dorefa import dorefa_levels, dorefa_weights
 from jaxcompress.quantize.training.few_levels import WIDTHS, few_codes, few_levels
 from jaxcompress.quantize.training.learned_step import StepGrid, learned_step, lsq_gradient_scale, step_codes
-from jaxcompress.quantize.training.straight_through import straight_through
+from jaxcompress.quantize.training.straight_through import straight_through, widened
 
 
 class FakeQuantized(CompressedArray):
@@ -258,9 +258,7 @@ class FewLevels(Live):
     def coded(self) -> CompressedArray:
         """One or two bits per weight."""
         values = dense(self.values)
-        codes, scale = few_codes(
-            values.astype(jnp.promote_types(values.dtype, jnp.float32)), self.method, self.scale_shape
-        )
+        codes, scale = few_codes(widened(values), self.method, self.scale_shape)
         return format_of("int", WIDTHS[self.method]).leaf(codes.astype(jnp.int8), Scaling(scale), self.dtype)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, FieldOp, dense, leaf_kind
 from jaxcompress.quantize.integer_product import Axes
 from jaxcompress.quantize.training.learned_step import StepGrid, learned_step, lsq_gradient_scale, step_codes
@@ -115,7 +116,7 @@ class FakeInput(CompressedArray):
         if len(self.sites) > 1:
             raise ValueError(f"the range of one site is needed, of {self.sites}: call at_site first")
         ranges = tuple(_beside(getattr(self, name), x.ndim, batch, self.shape) for name in self.ranges)
-        wide = max(jnp.dtype(x.dtype), jnp.dtype(ranges[0].dtype), key=lambda dtype: dtype.itemsize)
+        wide = wider(x.dtype, ranges[0].dtype)
         ranges = tuple(part.astype(wide) for part in ranges)
         return self.rounded(x.astype(wide), ranges, features).astype(x.dtype)
 
