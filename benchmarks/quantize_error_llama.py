@@ -86,30 +86,28 @@ def subject(quick: bool) -> Subject:
 def methods(on: Subject, bits: int) -> dict[str, Callable[[], Any]]:
     """What makes the quantized trees of one width, by name."""
     quantize = jc.quantize
+    full = {"bits": bits, "format": "int_full"}
     levels = {"bits": bits, "format": "levels", "ranges": "kmeans"}
     found: dict[str, Callable[[], Any]] = {"rtn": lambda: on.rounded(bits=bits)}
     if bits == 8:
         return found
     found |= {
-        "rtn mse": lambda: on.rounded(bits=bits, ranges="mse"),
+        "rtn mse": lambda: on.rounded(**full, ranges="mse"),
         "rtn levels": lambda: on.rounded(**levels),
-        "gptq": lambda: on.in_turns(quantize.gptq, bits=bits),
-        "gptq refined": lambda: on.in_turns(quantize.gptq, bits=bits, refine=REFINE),
+        "gptq": lambda: on.in_turns(quantize.gptq, **full),
+        "gptq refined": lambda: on.in_turns(quantize.gptq, **full, refine=REFINE),
         "gptq levels refined": lambda: on.in_turns(quantize.gptq, **levels, refine=REFINE),
     }
     if on.quick:
         return found
     found |= {
-        "gptq at once": lambda: on.at_once(quantize.gptq, bits=bits),
-        "gptq absmax": lambda: on.in_turns(quantize.gptq, bits=bits, ranges="absmax"),
-        "gptq asymmetric": lambda: on.in_turns(quantize.gptq, bits=bits, symmetric=False),
+        "gptq at once": lambda: on.at_once(quantize.gptq, **full),
+        "gptq narrow": lambda: on.in_turns(quantize.gptq, bits=bits),
         "gptq asymmetric refined": lambda: on.in_turns(quantize.gptq, bits=bits, symmetric=False, refine=REFINE),
-        "gptq levels": lambda: on.in_turns(quantize.gptq, **levels),
-        "gptq g32 refined": lambda: on.in_turns(quantize.gptq, bits=bits, group_size=32, refine=REFINE),
+        "gptq g32 refined": lambda: on.in_turns(quantize.gptq, **full, group_size=32, refine=REFINE),
         "adaround": lambda: on.in_turns(quantize.adaround, bits=bits),
+        "awq": lambda: on.at_once(quantize.awq, **full),
     }
-    if hasattr(quantize, "awq"):
-        found["awq"] = lambda: on.at_once(quantize.awq, bits=bits)
     if bits == 4:
         found |= {
             "nf4 rtn": lambda: on.rounded(bits=None, format="nf4"),

@@ -3,6 +3,7 @@
 | format | bits | values at scale 1 | codes |
 | ------ | ---- | ----------------- | ----- |
 | ``int`` | 1 to 8 | integers, symmetric or with a zero point | int8 |
+| ``int_full`` | 2 to 8 | integers without zero point that use the lowest code too, -8 to 7 for 4 bits | int8 |
 | ``nf4`` | 4 | 16 levels of equal mass under a normal distribution | uint8 |
 | ``fp8_e4m3``, ``fp8_e5m2``, ``fp4`` | 8, 8, 4 | small floats, saturating, no infinity and no NaN | that float |
 | ``mxfp4``, ``mxfp8_e4m3``, ``mxfp8_e5m2`` | 4, 8, 8 | the same, scaled by powers of two in blocks of 32 | that float |
@@ -27,8 +28,9 @@ from jaxcompress.quantize.packed import narrowed
 from jaxcompress.quantize.tabled import FixedTable, Tabled
 from jaxcompress.solvers import grid
 
-FORMATS = ("int", "nf4", "fp8_e4m3", "fp8_e5m2", "fp4", "mxfp4", "mxfp8_e4m3", "mxfp8_e5m2", "levels")
-_ANY_WIDTH = ("int", "levels")
+FORMATS = ("int", "int_full", "nf4", "fp8_e4m3", "fp8_e5m2", "fp4", "mxfp4", "mxfp8_e4m3", "mxfp8_e5m2", "levels")
+_INTEGERS = ("int", "int_full")
+_ANY_WIDTH = (*_INTEGERS, "levels")
 
 
 class Scaling(NamedTuple):
@@ -64,14 +66,16 @@ class Format:
     @property
     def largest(self) -> float:
         """The largest value at scale 1, before a zero point."""
-        if self.name == "int":
+        if self.name in _INTEGERS:
             return float(grid.largest_code(self.bits))
         return 1.0 if self._tabled else minifloats.largest(self.name)
 
     @property
     def smallest(self) -> float:
         """The smallest value at scale 1, before a zero point."""
-        return float(grid.smallest_code(self.bits, symmetric=self.symmetric)) if self.name == "int" else -self.largest
+        if self.name in _INTEGERS:
+            return float(grid.smallest_code(self.bits, symmetric=self.symmetric and self.name == "int"))
+        return -self.largest
 
     @property
     def block(self) -> int | None:
@@ -113,8 +117,9 @@ class Format:
             >>> int4.encode(jnp.array([0.4, 1.5, -9.0]), Scaling(jnp.array([1.0]))).tolist()
             [0, 2, -7]
         """
-        if self.name == "int":
-            return grid.quantize(x, scaling.scale, scaling.zero_point, bits=self.bits).astype(jnp.int8)
+        if self.name in _INTEGERS:
+            full = self.name == "int_full"
+            return grid.quantize(x, scaling.scale, scaling.zero_point, bits=self.bits, full=full).astype(jnp.int8)
         if self._tabled:
             return tables.nearest(x, scaling.scale, self._table(scaling))
         return minifloats.encode(x, scaling.scale, self.name)
@@ -147,7 +152,7 @@ class Format:
             return FixedTable(narrowed(codes, self.bits), scaling.scale, tables.NF4, dtype)
         if self.name == "levels":
             return Tabled(narrowed(codes, self.bits), self._table(scaling), scaling.scale, dtype)
-        if self.name != "int":
+        if self.name not in _INTEGERS:
             block = self.name in minifloats.BLOCK_FORMATS
             scale = scaling.scale.astype(jnp.float8_e8m0fnu) if block else scaling.scale
             return Quantized(codes, scale, dtype)
@@ -172,10 +177,10 @@ def format_of(
     """The format of a name and a width.
 
     Args:
-        name: one of ``int``, ``nf4``, ``fp8_e4m3``, ``fp8_e5m2``, ``fp4``, ``mxfp4``, ``mxfp8_e4m3``, ``mxfp8_e5m2``,
-            ``levels``.
-        bits: 1 to 8 for ``int`` (default 8) and ``levels`` (default 4); the other names say it themselves, and a width
-            that contradicts them is refused.
+        name: one of ``int``, ``int_full``, ``nf4``, ``fp8_e4m3``, ``fp8_e5m2``, ``fp4``, ``mxfp4``, ``mxfp8_e4m3``,
+            ``mxfp8_e5m2``, ``levels``.
+        bits: 1 to 8 for ``int`` (default 8), 2 to 8 for ``int_full`` (default 8), 1 to 8 for ``levels`` (default 4); the
+            other names say it themselves, and a width that contradicts them is refused.
         symmetric: False gives ``int`` a zero point; the other formats are symmetric.
         method: name for errors.
 
@@ -197,7 +202,9 @@ def format_of(
         if bits is not None and bits != own:
             raise ValueError(f"{method}: format={name!r} has {own} bits, got bits={bits!r}: leave bits= out")
         return Format(name, own)
-    bits = (8 if name == "int" else 4) if bits is None else bits
+    bits = (8 if name in _INTEGERS else 4) if bits is None else bits
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
         raise ValueError(f"{method}: bits must be an integer from 1 to 8, got {bits!r}")
+    if name == "int_full" and bits == 1:
+        raise ValueError(f"{method}: format='int_full' has 2 to 8 bits, got bits=1: use format='int'")
     return Format(name, bits, symmetric)

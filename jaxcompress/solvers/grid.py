@@ -122,7 +122,9 @@ def absmax_scale(x: jax.Array, scale_shape: Sequence[int], *, bits: int) -> jax.
     return symmetric_grid(*group_range(x, scale_shape), bits=bits)
 
 
-def quantize(x: jax.Array, scale: jax.Array, zero_point: jax.Array | None = None, *, bits: int) -> jax.Array:
+def quantize(
+    x: jax.Array, scale: jax.Array, zero_point: jax.Array | None = None, *, bits: int, full: bool = False
+) -> jax.Array:
     """Rounds to the nearest code (halves to even) and clips to the grid.
 
     Args:
@@ -130,6 +132,7 @@ def quantize(x: jax.Array, scale: jax.Array, zero_point: jax.Array | None = None
         scale: positive, as in the module's docstring.
         zero_point: int8, of the scale's shape; None: the grid is symmetric.
         bits: 1 to 8, static. Of one bit, zero and above are +1.
+        full: without a zero point, take the lowest code too (-8 of 4 bits), static.
 
     Returns:
         int8 codes, int4 where ``bits`` is 4 or less.
@@ -147,7 +150,7 @@ def quantize(x: jax.Array, scale: jax.Array, zero_point: jax.Array | None = None
         codes = jnp.where(steps >= 0, 1, -1)
     else:
         codes = jnp.round(steps) if shift is None else jnp.round(steps) + shift
-        codes = jnp.clip(codes, smallest_code(bits, symmetric=shift is None), largest_code(bits))
+        codes = jnp.clip(codes, smallest_code(bits, symmetric=shift is None and not full), largest_code(bits))
     return codes.reshape(x.shape).astype(jnp.int4 if bits <= 4 else jnp.int8)
 
 

@@ -10,6 +10,7 @@ from scipy import stats
 from jaxcompress.quantize import AffineQuantized, FixedTable, PackedInts, Quantized, Scaling, Spec, Tabled, format_of
 from jaxcompress.quantize.formats import FORMATS
 from jaxcompress.quantize.minifloats import power_of_two
+from jaxcompress.quantize.ranges import find_scaling
 from jaxcompress.quantize.tables import NF4
 from jaxcompress.solvers.grid import group_range
 
@@ -17,7 +18,8 @@ RNG = np.random.default_rng(0)
 W = jnp.asarray(RNG.standard_t(4, (8, 12)), jnp.float32)
 EVERY = [
     *(format_of("int", bits, symmetric) for bits, symmetric in itertools.product((1, 3, 8), (True, False))),
-    *(format_of(name) for name in FORMATS if name not in ("int", "levels")),
+    *(format_of(name) for name in FORMATS if name not in ("int", "int_full", "levels")),
+    format_of("int_full", 3),
     format_of("levels", 3),
 ]
 every_format = pytest.mark.parametrize("format", EVERY, ids=lambda f: f"{f.name}{f.bits}{'' if f.symmetric else 'a'}")
@@ -195,4 +197,19 @@ def test_what_is_no_format_is_named():
         Spec(bits={"a": 4, "b": 8}).at("c")
     with pytest.raises(ValueError, match="bits is a dict"):
         Spec(bits={"a": 4}).format_of()
-    assert [format_of(name).bits for name in FORMATS] == [8, 4, 8, 8, 4, 4, 8, 8, 4]
+    assert [format_of(name).bits for name in FORMATS] == [8, 8, 4, 8, 8, 4, 4, 8, 8, 4]
+
+
+def test_the_full_range_of_integers_has_one_code_more_below_zero():
+    full, narrow = format_of("int_full", 3), format_of("int", 3)
+    assert (full.smallest, full.largest, narrow.smallest) == (-4.0, 3.0, -3.0)
+    scaling = Scaling(jnp.array([0.5]))
+    x = jnp.array([-9.0, -2.0, -1.6, 0.1, 1.5, 9.0])
+    assert full.project(x, scaling).tolist() == [-2.0, -2.0, -1.5, 0.0, 1.5, 1.5]
+    assert narrow.project(x, scaling).tolist() == [-1.5, -1.5, -1.5, 0.0, 1.5, 1.5]
+    assert full.scaling(jnp.array([-1.0]), jnp.array([3.0])).scale.tolist() == [1.0]  # reaches both ends
+    w = jnp.asarray(RNG.standard_normal((512, 16)), jnp.float32)
+    errors = [jnp.square(f.project(w, find_scaling(w, (1, 16), f, "mse")) - w).mean() for f in (full, narrow)]
+    assert errors[0] < 0.9 * errors[1]
+    with pytest.raises(ValueError, match="bits=1"):
+        format_of("int_full", 1)

@@ -54,7 +54,7 @@ def _rounded(x: jax.Array, scaling: Scaling, number_format: Format) -> jax.Array
     u = x / spread(scaling.scale, x.shape)
     if scaling.zero_point is not None:
         u += spread(scaling.zero_point.astype(u.dtype), x.shape)
-    slack = 0.5 if number_format.name == "int" else 1e-3 * number_format.largest
+    slack = 0.5 if number_format.name in ("int", "int_full") else 1e-3 * number_format.largest
     return (u >= number_format.smallest - slack) & (u <= number_format.largest + slack)
 
 
