@@ -8,14 +8,15 @@
 | lenet5 | the dense LeNet-5 of `benchmarks.pruning_accuracy`, seed 0 | test error on MNIST |
 | resnet20 | the dense ResNet-20 of width 8 there | test error on 10,000 images of CIFAR-10 |
 
-Llama: all matrices and the tied embedding are quantized, one scale per output channel and no zero point unless the
-name says otherwise; the norms stay float32. Codes are those of format `int_full`, -8 to 7 for 4 bits, as in the NumPy
-sketch that set the targets; `rtn` and `narrow` have -7 to 7 (format `int`). Methods calibrate on windows 0-31 of TinyStories, perplexity is that of windows
-32-143; float32 has 5.187. Except for `at once` and AWQ, methods that take data go in turns: the embedding first, then
-layer after layer, each fitted to what the quantized ones before it let through. `refined`: rounds of descent
-over scales (or levels) and codes after the sweep (`gptq(refine=)`). `best` is the best of the refined methods with a
-scale or table per channel; its peer column says which. Tables of levels are stored as float32: with 64 weights a
-channel they weigh more than the codes, which the bytes show.
+Llama: all matrices and the tied embedding are quantized, one scale per output channel and no zero point unless the name
+says otherwise; the norms stay float32. Codes are those of format `int_full`, -8 to 7 for 4 bits, as in the NumPy sketch
+that set the targets; `rtn` and `narrow` have -7 to 7 (format `int`). Methods calibrate on windows 0-31 of TinyStories,
+perplexity is that of windows 32-143; float32 has 5.187. Except for `at once` and AWQ, methods that take data go in
+turns: the embedding first, then layer after layer, each fitted to what the quantized ones before it let through.
+`refined`: rounds of descent over scales (or levels) and codes after the sweep (`gptq(refine=)`). `best` is the best of
+the refined methods with a scale or table per channel, chosen on the windows that are reported; its peer column says
+which. Tables of levels are stored as float32: with 64 weights a channel they weigh more than the codes, which the bytes
+show.
 
 Images: kernels alone are quantized, biases and batch norm stay float32, activations too. Calibration on 1,024 training
 images. `+ bias` is bias correction after the method.
