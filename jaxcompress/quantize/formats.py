@@ -179,7 +179,7 @@ def format_of(
     Args:
         name: one of ``int``, ``int_full``, ``nf4``, ``fp8_e4m3``, ``fp8_e5m2``, ``fp4``, ``mxfp4``, ``mxfp8_e4m3``,
             ``mxfp8_e5m2``, ``levels``.
-        bits: 1 to 8 for ``int``, 2 to 8 for ``int_full`` (both: 8 by default), 1 to 8 for ``levels`` (4 by default); the
+        bits: 1 to 8 for ``int``, 2 to 8 for ``int_full`` (default 8 for both), 1 to 8 for ``levels`` (default 4); the
             other names say it themselves, and a width that contradicts them is refused.
         symmetric: False gives ``int`` a zero point; the other formats are symmetric.
         method: name for errors.
