@@ -38,6 +38,21 @@ HEADLINES = (
     ),
     *(("pruning_llama", f"llama {method} ppl") for method in ("magnitude", "wanda", "sparsegpt", "sparse sensing")),
     *(("pruning_llama", f"llama {method} 2:4 ppl") for method in ("magnitude", "wanda", "sparsegpt", "sparse sensing")),
+    *(("quantize_speed", f"{what} over qwix") for what in ("gptq", "awq", "smoothquant")),
+    ("quantize_speed", "gptq 512 over qwix second call"),
+    ("quantize_error", "llama int8 rtn ppl"),
+    *(
+        ("quantize_error", f"llama int{bits} {method} ppl")
+        for bits in (4, 3, 2)
+        for method in ("rtn", "rtn mse", "awq", "adaround", "gptq", "best")
+    ),
+    *(("quantize_training", f"lenet5 lsq int{bits} drop") for bits in (4, 2)),
+    *(("quantize_training", f"lenet5 {name} error") for name in ("ternary-twn", "binary-xnor", "discrete-int4")),
+    ("quantize_training", "lenet5 dense trained on, error"),
+    ("quantize_training", "resnet20 lsq int4 drop"),
+    *(("quantize_integer", f"integer only {net} drop") for net in ("lenet5", "resnet20")),
+    ("quantize_latency", "int8 time batch 1"),
+    *(("quantize_latency", f"int8 dynamic time ratio batch {batch}") for batch in (64, 512)),
     *(("masks", f"{what} time") for what in ("per layer", "2:4")),
     *(("masks", f"{what} update time") for what in ("rigl", "set")),
     *(("lift_overhead", f"llama {metric}") for metric in ("HLO flops", "fresh tracing", "fresh tracing, int8 leaves")),
