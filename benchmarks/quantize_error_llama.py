@@ -104,7 +104,6 @@ def methods(on: Subject, bits: int) -> dict[str, Callable[[], Any]]:
         "gptq at once": lambda: on.at_once(quantize.gptq, **full),
         "gptq narrow": lambda: on.in_turns(quantize.gptq, bits=bits),
         "gptq asymmetric refined": lambda: on.in_turns(quantize.gptq, bits=bits, symmetric=False, refine=REFINE),
-        "gptq g32 refined": lambda: on.in_turns(quantize.gptq, **full, group_size=32, refine=REFINE),
         "adaround": lambda: on.in_turns(quantize.adaround, bits=bits),
         "awq": lambda: on.at_once(quantize.awq, **full),
     }
