@@ -93,13 +93,13 @@ def asymmetric_grid(low: jax.Array, high: jax.Array, *, bits: int) -> tuple[jax.
 
 
 def or_one(scale: jax.Array) -> jax.Array:
-    """The scale, 1 where it is zero or so small that it would underflow.
+    """The scale, 1 where it is zero or so small that it would underflow; NaN stays, so that it is not hidden.
 
     Example:
         >>> or_one(jnp.array([0.5, 0.0, 1e-44])).tolist()
         [0.5, 1.0, 1.0]
     """
-    return jnp.where(scale > jnp.finfo(scale.dtype).tiny, scale, jnp.ones((), scale.dtype))
+    return jnp.where(scale <= jnp.finfo(scale.dtype).tiny, jnp.ones((), scale.dtype), scale)
 
 
 def absmax_scale(x: jax.Array, scale_shape: Sequence[int], *, bits: int) -> jax.Array:
