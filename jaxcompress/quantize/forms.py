@@ -30,7 +30,7 @@ import jax
 from jax import lax
 
 from jaxcompress.core.leaf import CompressedArray
-from jaxcompress.quantize.integer_product import Axes
+from jaxcompress.quantize.integer_product import LONGEST_SUM, Axes
 
 Form = Literal["auto", "scale_after", "blocks", "materialize", "integer", "fake"]
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -85,12 +85,14 @@ def weight_form(platform: str, call: Call) -> Form:
 
 
 def takes_integers(platform: str, call: Call) -> bool:
-    """Whether quantized data meets quantized weights as integers.
+    """Whether quantized data meets quantized weights as integers: where that is faster, and no sum can overflow.
 
     Example:
         >>> takes_integers("cpu", Call(1, 1024, 1024)), takes_integers("cpu", Call(64, 1024, 1024))
         (False, True)
     """
+    if call.summed > LONGEST_SUM:
+        return False
     if platform != "cpu":
         return True
     return call.rows >= 8 and (not call.conv or call.summed >= 256)

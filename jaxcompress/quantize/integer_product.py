@@ -2,7 +2,7 @@
 
 Both sides are ``(codes - zero_point) * scale`` with scales that are constant along the sum. The sum over the codes is
 an int32; what the zero points add to it are sums over the codes of one side (Jacob et al., 2018, equation 7). It is
-exact below ``2^17`` summands of 8 bits.
+exact for up to `LONGEST_SUM` summands of 8 bits whatever they are; without zero points for four times as many.
 
 References:
     Jacob et al., 2018, section 2.3. https://arxiv.org/abs/1712.05877
@@ -19,6 +19,9 @@ from jax import lax
 from jaxcompress.core.dtypes import wider
 
 Axes = tuple[tuple[int, ...], tuple[int, ...]]
+
+LONGEST_SUM = 2**15
+"""Products of integers of magnitude 255 or less whose sum surely fits into an int32."""
 
 
 class Codes(NamedTuple):

@@ -11,7 +11,7 @@ from jax import lax
 from jaxcompress.core.explain import explain
 from jaxcompress.core.lift import lift
 from jaxcompress.prune.masked import Masked
-from jaxcompress.quantize.affine import Quantized
+from jaxcompress.quantize.affine import AffineQuantized, Quantized
 from jaxcompress.quantize.quantized_input import DynamicActivations, StaticActivations
 
 KEY = jax.random.key(0)
@@ -45,6 +45,21 @@ def test_dynamic_is_the_product_of_rows_on_their_grids(form: str, bits: int) -> 
     np.testing.assert_allclose(out, fake_rows(x, (1,), bits) @ np.asarray(weight.materialize(), np.float64), atol=1e-4)
     assert out.dtype == jnp.float32
     assert (out[3] == 0).all()
+
+
+@pytest.mark.parametrize("form", ["integer", "fake"])
+def test_a_row_that_is_not_finite_stays_so(form: str) -> None:
+    leaf = DynamicActivations(int8((16, 6), (1, 6)), 8, form)
+    x = jnp.ones((3, 16)).at[0, 2].set(jnp.nan).at[1, 2].set(jnp.inf)
+    np.testing.assert_array_equal(np.isfinite(lift(lambda p, x: x @ p)(leaf, x)).all(1), [False, False, True])
+
+
+def test_a_sum_that_may_overflow_is_one_of_floats() -> None:
+    weight = Quantized.create(jnp.full((40_000, 1), 127, jnp.int8), jnp.ones((1, 1)))
+    weight = AffineQuantized(weight.qvalue, weight.scale, weight.dtype, jnp.full((1, 1), -128, jnp.int8))
+    leaf = StaticActivations(weight, jnp.ones(1), jnp.full(1, -128, jnp.int8), 8)
+    out = lift(lambda p, x: x @ p)(leaf, jnp.full((8, 40_000), 255.0))
+    np.testing.assert_allclose(out, 255.0**2 * 40_000, rtol=1e-4)  # above 2 ** 31
 
 
 @pytest.mark.parametrize("form", ["integer", "fake"])

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-LONGEST_SUM = 2**15  # products of 8-bit codes with 8-bit weights that surely fit into 31 bits
+from jaxcompress.quantize.integer_product import LONGEST_SUM as LONGEST_SUM
+
 Axes = tuple[int, ...]
 
 
