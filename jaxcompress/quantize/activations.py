@@ -58,7 +58,7 @@ def activations(
         The tree with `DynamicActivations` or `StaticActivations` around the quantized arrays.
 
     Raises:
-        ValueError: if ``mode`` and ``stats`` contradict each other, ``bits`` is out of range, nothing is quantized or
+        ValueError: if an option does not go with ``mode``, ``bits`` is out of range, nothing is quantized or
             fits ``where``, a chosen weight is not quantized, quantizes its data already, was not observed, or has a
             form for which no static range is known.
 
@@ -74,7 +74,7 @@ def activations(
     """
     if mode is None:
         mode = "dynamic" if stats is None else "static"
-    _check(mode, stats, bits, symmetric, form)
+    _check(mode, stats, bits, symmetric, ranges, form)
     paths, leaves, _ = flatten_with_paths(params)
     now = dict(zip(paths, leaves, strict=True))
     chosen = _chosen(params, now, stats if mode == "static" else None, where)
@@ -95,7 +95,7 @@ def activations(
     return replace_at(params, static)
 
 
-def _check(mode: str, stats: Any, bits: int, symmetric: bool | None, form: str) -> None:
+def _check(mode: str, stats: Any, bits: int, symmetric: bool | None, ranges: Ranges, form: str) -> None:
     if mode not in ("dynamic", "static"):
         raise ValueError(f"activations: mode must be 'dynamic' or 'static', got {mode!r}")
     if mode == "static" and stats is None:
@@ -107,6 +107,11 @@ def _check(mode: str, stats: Any, bits: int, symmetric: bool | None, form: str) 
         raise ValueError(f"activations: bits must be an integer from 2 to 8, got {bits!r}")
     if mode == "dynamic" and symmetric is False:
         raise ValueError("activations: dynamic grids are symmetric; symmetric=False is of mode='static'")
+    if mode == "dynamic" and ranges != "absmax":
+        raise ValueError(
+            f"activations: dynamic grids reach the largest absolute value of a row; ranges={ranges!r} is of "
+            "mode='static', which needs stats="
+        )
     if form not in ("auto", "integer", "fake"):
         raise ValueError(f"activations: form must be 'auto', 'integer' or 'fake', got {form!r}")
 

@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxcompress.core.moments import Statistics
-from jaxcompress.core.parts import setting_at, with_parts
+from jaxcompress.core.parts import with_parts
 from jaxcompress.core.paths import Where
 from jaxcompress.core.targets import Target, find_targets, over_batch, support_or_all
 from jaxcompress.quantize.formats import Format, Scaling
@@ -59,8 +59,8 @@ def adaround(
     Args:
         params: tree of float arrays or masked leaves. Not changed.
         stats: of `jaxcompress.observe`, with ``second_moment``. It knows what the axes of a kernel mean.
-        bits: width of a code, or a dict from globs over paths to that: the first glob that fits a path counts, paths
-            that fit none stay as they are. None: 8.
+        bits: width of a code, 2 to 8, or a dict from globs over paths to that: the first glob that fits a path counts,
+            paths that fit none stay as they are. None: 8.
         symmetric: no zero point.
         granularity: ``"channel"`` or ``"tensor"``: which weights share a scale.
         group_size: weights of one output channel that share a scale; None: all of them.
@@ -76,9 +76,9 @@ def adaround(
         The tree with quantized leaves (inside of masked ones, where there are masks).
 
     Raises:
-        ValueError: if an option does not fit a leaf, ``steps`` is below 1 or ``warm_up`` outside of ``[0, 1]``,
-            ``where`` or a glob fits nothing, a chosen leaf was not observed, is coded already, or holds NaN or infinity
-            (seen only outside ``jit``).
+        ValueError: if an option does not fit a leaf, ``bits`` is 1, ``steps`` is below 1 or ``warm_up`` outside of
+            ``[0, 1]``, ``where`` or a glob fits nothing, a chosen leaf was not observed, is coded already, or holds NaN
+            or infinity (seen only outside ``jit``).
 
     Example:
         >>> params = {"w": jnp.array([[0.3, 7.0], [0.45, 7.0]])}
@@ -96,6 +96,11 @@ def adaround(
     if not 0 <= warm_up <= 1:
         raise ValueError(f"adaround: warm_up must be in [0, 1], got {warm_up}")
     spec = Spec(bits, "int", symmetric, granularity, group_size, ranges)
+    if 1 in (bits.values() if isinstance(bits, Mapping) else (bits,)):
+        raise ValueError(
+            "adaround: bits must be 2 or more, got 1: its two codes are no neighbours to choose from. Take "
+            "jc.quantize.gptq(bits=1) or jc.quantize.binary"
+        )
     targets = find_targets(params, stats, where=where, settings=bits, method="adaround")
     schedule = Schedule(steps, float(beta[0]), float(beta[1]), float(warm_up))
     leaves = []
@@ -141,8 +146,7 @@ class Plan:
 
 
 def _plan(target: Target, spec: Spec, schedule: Schedule) -> Plan:
-    own = dataclasses.replace(spec.at(target.path), bits=setting_at(spec.bits, target.path))
-    layout, method = target.layout, target.method
+    own, layout, method = spec.at(target.path), target.layout, target.method
     shape = own.scale_shape(layout.roles, layout.shape, method=method, name=target.path)
     return Plan(
         GroupedMatrices(layout, shape),

@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxcompress.core.moments import Statistics
-from jaxcompress.core.parts import setting_at, with_parts
+from jaxcompress.core.parts import with_parts
 from jaxcompress.core.paths import Where
 from jaxcompress.core.targets import Target, find_targets, over_batch, require_solved, support_or_all
 from jaxcompress.quantize.formats import Format, Scaling
@@ -130,8 +130,7 @@ class Plan:
 
 def plan_of(target: Target, spec: Spec, *, act_order: bool, block_size: int, descends: bool) -> Plan:
     """The plan of a weight; checks that the options fit it."""
-    own = dataclasses.replace(spec.at(target.path), bits=setting_at(spec.bits, target.path))
-    layout, method = target.layout, target.method
+    own, layout, method = spec.at(target.path), target.layout, target.method
     shape = own.scale_shape(layout.roles, layout.shape, method=method, name=target.path)
     return Plan(
         GroupedMatrices(layout, shape),

@@ -103,8 +103,11 @@ def with_form(params: Any, form: str, *, where: Where = None) -> Any:
 def _in_form(leaf: Any, form: str) -> Any:
     """The leaf with what can have the form changed inside; None if nothing can."""
     if isinstance(leaf, QuantizedInput):
-        if form in ("integer", "fake", "auto"):
+        if form in ("integer", "fake"):
             return leaf.replace(form=form)
+        if form == "auto":
+            weight = _in_form(leaf.weight, form)
+            return leaf.replace(form=form, weight=leaf.weight if weight is None else weight)
     elif isinstance(leaf, InForm):
         return leaf.weight if form == "auto" else _in_form(leaf.weight, form)
     elif isinstance(leaf, Scaled):

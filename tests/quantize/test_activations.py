@@ -124,6 +124,8 @@ def test_what_is_not_calibrated_or_not_quantized_is_an_error(params, x) -> None:
         activations(weights, bits=1)
     with pytest.raises(ValueError, match="mode"):
         activations(weights, mode="sometimes")
+    with pytest.raises(ValueError, match="ranges='mse' is of mode='static'"):
+        activations(weights, ranges="mse")
     with pytest.raises(ValueError, match="min"):
         activations(weights, observe(mlp, params, [x], what="mean"), symmetric=False)
     with pytest.raises(ValueError, match=r"not finite met 'b'"):

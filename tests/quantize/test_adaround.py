@@ -91,3 +91,6 @@ def test_bad_options():
         adaround(params, stats, warm_up=2)
     with pytest.raises(ValueError, match="adaround: bits must be"):
         adaround(params, stats, bits=12)
+    for bits in (1, {"**": 1}):
+        with pytest.raises(ValueError, match="bits must be 2 or more, got 1"):
+            adaround(params, stats, bits=bits)

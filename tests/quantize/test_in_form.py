@@ -59,6 +59,7 @@ def test_the_table_is_asked_where_nothing_is_fixed() -> None:
     assert [with_form(data, form)["w"].form for form in ("integer", "fake", "auto")] == ["integer", "fake", "auto"]
     inside = with_form(data, "blocks")["w"]
     assert (inside.form, inside.weight.form) == ("auto", "blocks")
+    assert with_form(with_form(data, "blocks"), "auto")["w"].weight is packed["w"]
     masked = with_form(rtn(magnitude({"w": W}, sparsity=0.5), bits=8), "blocks")["w"]
     assert masked.values.form == "blocks"
 

@@ -30,8 +30,8 @@ def convert(params: Any, *, where: Where = None) -> Any:
         materialized weights and rounded data, and equal up to rounding where integers are multiplied.
 
     Raises:
-        ValueError: if nothing is prepared, a step or range is zero (it was never set) or not finite, or the values of a
-            leaf are (seen only outside ``jit``); names the leaf.
+        ValueError: if nothing is prepared or a chosen leaf is not, a step or range is zero (it was never set) or not
+            finite, or the values of a leaf are (seen only outside ``jit``); names the leaf.
 
     Example:
         >>> trained = jc.quantize.prepare({"w": jnp.array([[1.0, -0.2], [0.4, 0.1]])}, jc.quantize.QAT(bits=4))
@@ -41,7 +41,12 @@ def convert(params: Any, *, where: Where = None) -> Any:
     """
     paths, leaves, _ = flatten_with_paths(params)
     chosen = set(select(params, where, default=lambda path, leaf: is_compressed(leaf) and _prepared(leaf)))
-    changes = {path: _converted(path, leaf) for path, leaf in zip(paths, leaves, strict=True) if path in chosen}
+    changes = {}
+    for path, leaf in zip(paths, leaves, strict=True):
+        if path in chosen and not _prepared(leaf):
+            raise ValueError(f"convert: {path!r} is not prepared (jc.quantize.prepare): leave it out of where=")
+        if path in chosen:
+            changes[path] = _converted(path, leaf)
     return replace_at(params, changes)
 
 

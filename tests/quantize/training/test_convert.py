@@ -157,6 +157,8 @@ def test_what_cannot_be_converted():
         convert({"w": LearnedInput(draw(8, 8), jnp.zeros(1), jnp.zeros(1), 4, False, "step", (0,))})
     with pytest.raises(ValueError, match="matches no leaf"):
         convert({"w": draw(8, 8)})
+    with pytest.raises(ValueError, match="'b' is not prepared"):
+        convert(prepared | {"b": draw(8, 8)}, where=["w", "b"])
     wide = prepare({"w": draw(8, 8)}, QAT(12, "annealed"))
     with pytest.raises(ValueError, match="the annealing has come to 12 bits"):
         convert(wide)
