@@ -75,19 +75,21 @@ def _of_channels(
 ) -> tuple[int, ...]:
     """Full size everywhere, 1 along the contracted axes, or the number of groups there."""
     sizes, channel = list(shape), math.prod(shape[axis] for axis in contracting)
-    remaining = channel if group_size is None else group_size
+    if group_size is None:
+        return tuple(1 if axis in contracting else size for axis, size in enumerate(shape))
+    remaining = group_size
     for axis in reversed(contracting):
         size = sizes[axis]
         within = min(remaining, size)  # of one group, along this axis
         if within < 1 or size % within or remaining % within:
             raise ValueError(
                 f"{what} does not divide the contracted axes of {name!r} evenly (shape {shape}, contracted "
-                f"{contracting})"
+                f"{contracting}): choose another, or leave the weight out with where="
             )
         sizes[axis], remaining = size // within, remaining // within
     if remaining != 1:
         raise ValueError(
-            f"{what} is more than the {channel} weights of an output channel of {name!r}: use group_size=None for one "
-            "scale per channel"
+            f"{what} is more than the {channel} weights of an output channel of {name!r}: choose a smaller one, or "
+            "leave the weight out with where="
         )
     return tuple(sizes)

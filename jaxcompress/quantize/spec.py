@@ -69,11 +69,12 @@ class Spec:
             ValueError: as `jaxcompress.quantize.granularity.scale_shape`.
         """
         block = None if self.granularity == "tensor" else self.format_of(method).block
+        blocks = self.group_size is None and block is not None
         return scale_shape(
             shape,
             roles,
             granularity=self.granularity,
-            group_size=block if self.group_size is None else self.group_size,
-            method=method,
+            group_size=block if blocks else self.group_size,
+            method=f"{method}: format={self.format!r} has blocks" if blocks else method,
             name=name,
         )

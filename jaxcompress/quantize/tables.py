@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +72,7 @@ def nearest(x: jax.Array, scale: jax.Array, table: jax.Array) -> jax.Array:
     table = table.astype(wide.dtype)
     middles = (table[..., 1:] + table[..., :-1]) / 2
     groups = grid.grouped(steps, table.shape[:-1])[..., None]
-    above = groups > middles.reshape(*(side for size in middles.shape[:-1] for side in (size, 1)), -1)
+    above = groups > middles.reshape(*(side for size in middles.shape[:-1] for side in (size, 1)), middles.shape[-1])
     return above.sum(-1, dtype=jnp.uint8).reshape(x.shape)
 
 
@@ -96,6 +98,7 @@ def look_up_levels(codes: jax.Array, table: jax.Array) -> jax.Array:
     groups = grid.grouped(codes, table.shape[:-1])
     outer, inner = tuple(range(0, groups.ndim, 2)), tuple(range(1, groups.ndim, 2))
     last = jnp.transpose(groups, (*outer, *inner))
-    flat = last.reshape(*table.shape[:-1], -1).astype(jnp.int32)
+    entries = codes.size // max(1, math.prod(table.shape[:-1]))
+    flat = last.reshape(*table.shape[:-1], entries).astype(jnp.int32)
     values = jnp.take_along_axis(table, flat, axis=-1, mode="clip").reshape(last.shape)
     return jnp.transpose(values, np.argsort((*outer, *inner)).tolist()).reshape(codes.shape)

@@ -188,9 +188,24 @@ def test_what_cannot_be_quantized_is_named():
         rtn({"w": normal(4, 4)}, bits=8, group_size=3)
     with pytest.raises(ValueError, match="group_size=8 is more than the 4 weights"):
         rtn({"w": normal(4, 4)}, bits=8, group_size=8)
+    with pytest.raises(ValueError, match=r"format='mxfp4' has blocks: group_size=32 is more .* where="):
+        rtn({"w": normal(8, 4)}, format="mxfp4")
+    with pytest.raises(ValueError, match=r"'w' is a fake_learned_step leaf, .*convert it first"):
+        rtn(jc.quantize.prepare({"w": normal(4, 4)}), bits=8)
     with pytest.raises(ValueError, match="'w' holds NaN or infinity"):
         rtn({"w": jnp.array([[1.0, np.inf]])}, bits=8)
     params = {"w": normal(4, 4), "bias": jnp.ones(4)}
     sites = jc.sites(lambda p, x: x @ p["w"] + p["bias"][None], params, jnp.ones((2, 4)))
     with pytest.raises(ValueError, match="'bias' meets no contraction"):
         rtn(params, bits=8, where="bias", sites=sites)
+
+
+@pytest.mark.parametrize("format", ["int", "nf4", "fp8_e4m3", "levels"])
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0)])
+def test_weights_without_entries(format, shape):
+    assert rtn({"w": jnp.zeros(shape)}, format=format)["w"].materialize().shape == shape
+
+
+def test_what_is_not_finite_is_not_hidden_under_jit():
+    packed = jax.jit(lambda w: rtn({"w": w}, bits=8)["w"].materialize())(jnp.array([[1.0, np.nan], [2.0, 3.0]]))
+    np.testing.assert_array_equal(np.isnan(packed), [[False, True], [False, True]])

@@ -33,6 +33,8 @@ class FakeQuantized(CompressedArray):
         dtype: of the dense array.
     """
 
+    sealed = "a weight in training, prepared already: convert it first (jc.quantize.convert), or leave it out of where="
+
     values: ArrayOrLeaf
     dtype: np.dtype
 

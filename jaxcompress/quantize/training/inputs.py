@@ -101,7 +101,7 @@ class InputPlan:
         return LearnedInput(weight, scale, offset, bits, False, learns, self.sites)
 
     def _lsq(self, weight: Any, bits: int) -> LearnedInput:
-        signed = bool((self._per_site(lambda entry: self._extremes(entry)[0]) < 0).any())
+        signed = any(bool((self._extremes(entry)[0] < 0).any()) for entry in self.observed)
         mean = self._per_site(self._mean_size)
         step = mean * (2 / math.sqrt(StepGrid(bits, signed).last))
         step = jnp.where(step > 0, step, 1)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.core.leaf import CompressedArray, dense, is_compressed
+from jaxcompress.core.leaf import dense
 from jaxcompress.core.parts import Part, find_parts, require_finite, with_parts
 from jaxcompress.core.paths import Where, flatten_with_paths, replace_at
 from jaxcompress.quantize.formats import format_of
 from jaxcompress.quantize.granularity import scale_shape
-from jaxcompress.quantize.quantized_input import DynamicActivations
 from jaxcompress.quantize.ranges.find import range_of
 from jaxcompress.quantize.training.annealed import AnnealedBits
 from jaxcompress.quantize.training.fake import (
@@ -25,7 +24,6 @@ from jaxcompress.quantize.training.fake import (
     LearnedStep,
     StraightThrough,
 )
-from jaxcompress.quantize.training.fake_input import FakeInput
 from jaxcompress.quantize.training.inputs import InputPlan
 from jaxcompress.quantize.training.on_grid import OnGrid, power_of_two_step, projected
 from jaxcompress.quantize.training.spec import QAT
@@ -90,27 +88,11 @@ def prepare(
     """
     spec = QAT() if spec is None else spec
     parts = find_parts(params, where=where, sites=sites, settings=spec.settings, method="prepare")
-    _require_fresh(params, parts)
     require_finite(parts, "prepare")
     shapes = [_scale_shape(part, spec) for part in parts]
     leaves = [_leaf(part, spec, shape) for part, shape in zip(parts, shapes, strict=True)]
     prepared = with_parts(params, parts, leaves)
     return prepared if spec.activations is None else _with_inputs(prepared, parts, spec, sites, stats)
-
-
-def _require_fresh(params: Any, parts: list[Part]) -> None:
-    chosen = {part.path for part in parts}
-    for path, leaf in zip(*flatten_with_paths(params)[:2], strict=True):
-        if path in chosen and is_compressed(leaf) and _is_prepared(leaf):
-            raise ValueError(
-                f"prepare: {path!r} is prepared already ({leaf.kind}): convert it first (jc.quantize.convert), or "
-                "leave it out of where="
-            )
-
-
-def _is_prepared(leaf: CompressedArray) -> bool:
-    inside = [part for part in leaf.components().values() if isinstance(part, CompressedArray)]
-    return isinstance(leaf, FakeQuantized | FakeInput | DynamicActivations) or any(map(_is_prepared, inside))
 
 
 def _scale_shape(part: Part, spec: QAT) -> tuple[int, ...]:

@@ -205,7 +205,7 @@ def test_inputs_are_not_changed():
 @pytest.mark.parametrize(
     ("message", "call"),
     [
-        ("'w' is prepared already", lambda p: prepare(prepare(p), QAT(4))),
+        ("'w' is a fake_learned_step leaf, .* prepared already", lambda p: prepare(prepare(p), QAT(4))),
         ("holds NaN or infinity", lambda p: prepare({"w": p["w"].at[0, 0].set(jnp.nan)})),
         ("group_size=5 does not divide", lambda p: prepare(p, QAT(4, group_size=5))),
         ("what the axes of 'w'", lambda p: prepare({"w": draw(3, 3, 4, 4)})),
