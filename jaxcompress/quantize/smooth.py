@@ -22,9 +22,11 @@ from jaxcompress.quantize.input_channels import as_factor, by_channel, weight_ab
 from jaxcompress.quantize.rescaled import rescaled_at
 from jaxcompress.quantize.shared_inputs import SharedInput, shared_inputs, weights_now
 
+LEAST = 1e-5  # of a scale, as in the authors' code: an input that was all but silent may speak up one day
+
 
 def smooth_scales(inputs: jax.Array, weights: jax.Array, alpha: ArrayLike) -> jax.Array:
-    """Scales per input channel: ``max|x| ** alpha / max|w| ** (1 - alpha)``, 1 where either is zero.
+    """Scales per input channel: ``max|x| ** alpha / max|w| ** (1 - alpha)``, 1e-5 at least; 1 where either is zero.
 
     Args:
         inputs: largest absolute input of every channel.
@@ -40,7 +42,8 @@ def smooth_scales(inputs: jax.Array, weights: jax.Array, alpha: ArrayLike) -> ja
     """
     known = (inputs > 0) & (weights > 0)
     one = jnp.ones((), inputs.dtype)
-    return jnp.where(known, jnp.where(known, inputs, one) ** alpha / jnp.where(known, weights, one) ** (1 - alpha), one)
+    scales = jnp.where(known, inputs, one) ** alpha / jnp.where(known, weights, one) ** (1 - alpha)
+    return jnp.where(known, jnp.maximum(scales, LEAST), one)
 
 
 def smooth(

@@ -82,6 +82,7 @@ def test_scales_by_hand():
     inputs, weights = jnp.array([16.0, 1.0, 0.0, 5.0]), jnp.array([1.0, 16.0, 3.0, 0.0])
     np.testing.assert_allclose(smooth_scales(inputs, weights, 0.75), [8.0, 0.5, 1.0, 1.0])
     np.testing.assert_allclose(smooth_scales(inputs, weights, 1.0), [16.0, 1.0, 1.0, 1.0])
+    np.testing.assert_allclose(smooth_scales(jnp.array([1e-30]), jnp.array([1.0]), 1.0), [1e-5])
 
 
 def test_smoothing_changes_nothing_and_evens_both_sides():
