@@ -174,7 +174,7 @@ def _static(leaf: Any, path: str, stats: Statistics, grid: Format, ranges: Range
         return leaf.replace(values=_static(leaf.values, path, found, grid, ranges, form))
     if not (isinstance(leaf, Scaled) or _is_mask_over(leaf)):
         raise ValueError(
-            f"activations: {path!r} is a {leaf.kind} leaf, whose inner products meet data that were not observed: use "
+            f"activations: {path!r} is a {leaf.kind} leaf, for whose inner products no ranges are known: use "
             "mode='dynamic' for it"
         )
     stack = layout.roles.stack

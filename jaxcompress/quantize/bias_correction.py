@@ -24,7 +24,8 @@ def bias_correction(
     inputs that are not centred (behind a ReLU), shift it most.
 
     Args:
-        params: the dense tree.
+        params: the dense tree, from which ``quantized`` differs by rounding alone. Where a method has its scales
+            absorbed (``symmetries=``), call `jaxcompress.quantize.smooth` first, and take that tree and its statistics.
         quantized: what a method made of it. Not changed.
         stats: of `jaxcompress.observe` of the dense model, with ``mean``.
         biases: path of the bias that is added to a weight's outputs, by the weight's path. By default the leaf

@@ -59,8 +59,9 @@ def smoothquant(
         bits: width of the weights' codes, or a dict from globs over paths to that; paths that fit none stay as they
             are.
         activation_bits: width of the activations' codes, 2 to 8.
-        mode: ``"dynamic"``: every row of data has its own grid. ``"static"``: one grid per site, up to the largest
-            absolute value that was observed, after smoothing.
+        mode: ``"dynamic"``: every row of data has its own grid. ``"static"``: one grid per site, over the range that
+            was observed, after smoothing: from ``min`` to ``max`` with a zero point where ``stats`` hold them, else up
+            to ``absmax`` on either side.
         alpha: as in `smooth`; or ``"search"``: for every layer, of 21 values between 0 and 1 the one with the smallest
             expected output error. That of the weights is exact, ``tr(D^T S D)`` with the second moment ``S`` of the
             data; that of the activations is taken to be uniform noise of one step of the static grid.
