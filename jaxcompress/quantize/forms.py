@@ -94,7 +94,7 @@ def takes_integers(platform: str, call: Call) -> bool:
     if call.summed > LONGEST_SUM:
         return False
     if platform != "cpu":
-        return True
+        return not call.conv  # not every back end has convolutions of 8-bit integers
     return call.rows >= 8 and (not call.conv or call.summed >= 256)
 
 
