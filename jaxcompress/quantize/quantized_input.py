@@ -177,8 +177,8 @@ class DynamicActivations(QuantizedInput):
 class StaticActivations(QuantizedInput):
     """A weight that meets its data on grids that calibration has fixed, one for each of its sites.
 
-    Data beyond the range is clipped, infinities too; NaN has no code and becomes an arbitrary one. Dynamic grids let NaN
-    through.
+    Data beyond the range is clipped, infinities too; NaN has no code and becomes an arbitrary one. Dynamic grids let
+    NaN through.
 
     Attributes:
         weight: the weight, usually quantized.
