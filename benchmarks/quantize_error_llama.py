@@ -111,7 +111,6 @@ def methods(on: Subject, bits: int) -> dict[str, Callable[[], Any]]:
         found |= {
             "nf4 rtn": lambda: on.rounded(bits=None, format="nf4"),
             "nf4 gptq": lambda: on.in_turns(quantize.gptq, bits=None, format="nf4"),
-            "mxfp4 gptq": lambda: on.in_turns(quantize.gptq, bits=None, format="mxfp4"),
         }
     return found
 
