@@ -69,7 +69,9 @@ def _methods(params: Any, stats: Any, sites: Any, bits: int) -> dict[str, Callab
     found: dict[str, Callable[[], Any]] = {"rtn": rounded}
     if bits == 8:
         return found
-    corrected = functools.partial(quantize.bias_correction, params, stats=stats, biases=None)
+    # LeNet-5 applies its second kernel row by row and adds the bias once: no product alone has that bias.
+    whole = lambda path, leaf: path in stats and not path.endswith("conv2/kernel")  # noqa: E731
+    corrected = functools.partial(quantize.bias_correction, params, stats=stats, where=whole)
     fitted = {"gptq": {}, "gptq refined": {"refine": 4}}
     found |= {"rtn mse": functools.partial(rounded, ranges="mse")}
     if all(_has_bias(params, path) for path in stats):
