@@ -43,7 +43,7 @@ HEADLINES = (
     ("quantize_error", "llama int8 rtn ppl"),
     *(
         ("quantize_error", f"llama int{bits} {method} ppl")
-        for bits in (4, 3, 2)
+        for bits in (4, 3)
         for method in ("rtn", "rtn mse", "awq", "adaround", "gptq", "best")
     ),
     *(("quantize_training", f"lenet5 lsq int{bits} drop") for bits in (4, 2)),

@@ -12,12 +12,11 @@ All forms of one leaf give the same up to rounding. The choice is made when the 
 leaf kind `jaxcompress.quantize.InForm` overrides it for the weights (`jaxcompress.quantize.with_form`).
 
 The rows for ``cpu`` are measured by ``python -m benchmarks.quantize_latency`` (2 cores with AVX512-VNNI, XLA of jaxlib
-0.10): ``blocks`` wins up to 16 rows, since the block that is cast stays in the cache, and is the only form there that
-makes weight-only quantization no slower than floats; ``integer`` wins from 8 rows on, below the casts cost more than
-they save. On a CPU weight-only quantization saves memory, not time, once there are more rows than that: for speed
-quantize the activations too, or call `jaxcompress.materialize` once before serving. The rows for other platforms are
-not measured yet: there XLA fuses the cast into the product (``scale_after``), and products of 8 bits have their own
-units.
+0.10): for a single row ``blocks`` wins, since the block that is cast stays in the cache, and weights alone are about as
+fast as floats; ``integer`` wins from 4 rows on. On a CPU weight-only quantization saves memory, not time, once
+there are more rows than that: for speed quantize the activations too, or call `jaxcompress.materialize` once before
+serving. The rows for other platforms are not measured yet: there XLA fuses the cast into the product (``scale_after``),
+and products of 8 bits have their own units.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def weight_form(platform: str, call: Call) -> Form:
         ('blocks', 'scale_after')
     """
     large = call.summed * call.outputs >= 2**18  # smaller kernels fit the cache, and a loop costs more than it saves
-    return "blocks" if platform == "cpu" and call.rows <= 16 and large and not call.conv else "scale_after"
+    return "blocks" if platform == "cpu" and call.rows < 4 and large and not call.conv else "scale_after"
 
 
 def takes_integers(platform: str, call: Call) -> bool:
@@ -95,7 +94,7 @@ def takes_integers(platform: str, call: Call) -> bool:
         return False
     if platform != "cpu":
         return not call.conv  # not every back end has convolutions of 8-bit integers
-    return call.rows >= 8 and (not call.conv or call.summed >= 256)
+    return call.rows >= 4 and (not call.conv or call.summed >= 256)
 
 
 def by_platform(

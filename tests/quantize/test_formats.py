@@ -54,7 +54,7 @@ def test_the_leaf_holds_what_decode_says_bit_for_bit_in_as_few_bits(format):
 def test_values_are_the_nearest_of_the_format(format):
     """Against every code there is: no other value lies nearer, and those of the format are fixed points."""
     scaling = spanning(W, (8, 1), format)
-    if format.name == "int":
+    if format.name in ("int", "int_full"):
         low = -1 if format.bits == 1 else int(format.smallest)
         codes = np.asarray([-1, 1] if format.bits == 1 else range(low, int(format.largest) + 1), np.int8)
     elif format.name in ("nf4", "levels"):
@@ -185,7 +185,7 @@ def test_levels_serve_their_own_groups():
 
 
 def test_what_is_no_format_is_named():
-    with pytest.raises(ValueError, match=r"format must be one of int, nf4.*got 'fp16'"):
+    with pytest.raises(ValueError, match=r"format must be one of int, int_full, nf4.*got 'fp16'"):
         format_of("fp16")
     with pytest.raises(ValueError, match="bits must be an integer from 1 to 8, got 9"):
         format_of("int", 9)
