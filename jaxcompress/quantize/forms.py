@@ -12,11 +12,11 @@ All forms of one leaf give the same up to rounding. The choice is made when the 
 leaf kind `jaxcompress.quantize.InForm` overrides it for the weights (`jaxcompress.quantize.with_form`).
 
 The rows for ``cpu`` are measured by ``python -m benchmarks.quantize_latency`` (2 cores with AVX512-VNNI, XLA of jaxlib
-0.10): for a single row ``blocks`` wins, since the block that is cast stays in the cache, and weights alone are about as
-fast as floats; ``integer`` wins from 4 rows on. On a CPU weight-only quantization saves memory, not time, once
-there are more rows than that: for speed quantize the activations too, or call `jaxcompress.materialize` once before
-serving. The rows for other platforms are not measured yet: there XLA fuses the cast into the product (``scale_after``),
-and products of 8 bits have their own units.
+0.10): for a single row ``blocks`` wins, since the block that is cast stays in the cache, and weights alone take
+0.95 to 1.2 times as long as floats; ``integer`` wins from 4 rows on. On a CPU weight-only quantization saves memory,
+not time, once there are more rows than that: for speed quantize the activations too, or call `jaxcompress.materialize`
+once before serving. The rows for other platforms are not measured yet: there XLA fuses the cast into the product
+(``scale_after``), and products of 8 bits have their own units.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxcompress.core.dtypes import wider
-from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, FieldOp, dense, leaf_kind
+from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, dense, leaf_kind
 from jaxcompress.quantize.affine import Quantized
+from jaxcompress.quantize.around_weight import AroundWeight
 from jaxcompress.quantize.forms import Call, by_platform, by_platform_text, takes_integers
 from jaxcompress.quantize.integer_product import Axes, Codes, integer_conv, integer_matmul
 from jaxcompress.solvers.grid import largest_code, or_one, quantize, spread
@@ -26,7 +26,7 @@ from jaxcompress.solvers.grid import largest_code, or_one, quantize, spread
 NO_BATCH: Axes = ((), ())
 
 
-class QuantizedInput(CompressedArray):
+class QuantizedInput(AroundWeight):
     """What the two kinds share: a weight, and a grid for what it meets.
 
     Attributes:
@@ -41,36 +41,7 @@ class QuantizedInput(CompressedArray):
 
     def encode(self, x: jax.Array, axes: tuple[int, ...], batch: Axes) -> Codes:
         """The codes of the data, with scales of size 1 along ``axes``."""
-        raise NotImplementedError
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Dtype of the weight."""
-        return self.weight.dtype
-
-    def materialize(self) -> jax.Array:
-        """The dense weight. The grid of the activations is no part of it."""
-        return dense(self.weight)
-
-    def support(self) -> jax.Array | None:
-        """Of the weight."""
-        return self.weight.support() if isinstance(self.weight, CompressedArray) else None
-
-    def astype(self, dtype: Any) -> Self | None:
-        """The same with a dense array of another dtype."""
-        weight = self.weight.astype(dtype)
-        return None if weight is None else self.replace(weight=weight)
-
-    def map_axis(self, axis: int, fn: FieldOp) -> Self:
-        """Of the weight, dense where it cannot be taken apart itself: the data is rounded wherever it meets a part."""
-        weight, size = self.weight, self.shape[axis]
-        part = weight.map_axis(axis, fn) if isinstance(weight, CompressedArray) else None
-        changes: dict[str, Any] = {"weight": fn(dense(weight), axis) if part is None else part}
-        for name, axes in self.alignment().items():
-            field = getattr(self, name)
-            if name != "weight" and axis in axes and field.shape[axes.index(axis)] == size:
-                changes[name] = fn(field, axes.index(axis))
-        return self.replace(**changes)
+        raise NotImplementedError(f"{type(self).__name__} must define encode()")
 
     def matmul(
         self, x: jax.Array, *, contract: Axes, batch: Axes, precision: Any = None, preferred_element_type: Any = None
@@ -81,10 +52,7 @@ class QuantizedInput(CompressedArray):
         options = {"precision": precision, "preferred_element_type": preferred_element_type}
 
         def fake(x: jax.Array, leaf: Self) -> jax.Array:
-            x, out = leaf._rounded(x, contract[0], batch), None
-            if isinstance(leaf.weight, CompressedArray):
-                out = leaf.weight.matmul(x, contract=contract, batch=batch, **options)
-            return lax.dot_general(x, dense(leaf.weight), (contract, batch), **options) if out is None else out
+            return leaf.weight_matmul(leaf._rounded(x, contract[0], batch), contract, batch, **options)
 
         def integer(x: jax.Array, leaf: Self) -> jax.Array:
             out = integer_matmul(leaf.encode(x, contract[0], batch), _known_codes(leaf), contract, batch)
@@ -107,9 +75,7 @@ class QuantizedInput(CompressedArray):
         example = tuple(numbers.lhs_spec[1:])
 
         def fake(x: jax.Array, leaf: Self) -> jax.Array:
-            x = leaf._rounded(x, example, NO_BATCH)
-            out = leaf.weight.conv(x, **params) if isinstance(leaf.weight, CompressedArray) else None
-            return lax.conv_general_dilated_p.bind(x, dense(leaf.weight), **params) if out is None else out
+            return leaf.weight_conv(leaf._rounded(x, example, NO_BATCH), **params)
 
         def integer(x: jax.Array, leaf: Self) -> jax.Array:
             out = integer_conv(leaf.encode(x, example, NO_BATCH), _known_codes(leaf), **params)

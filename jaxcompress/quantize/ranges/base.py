@@ -84,7 +84,7 @@ class Range:
 
     def of_samples(self, samples: Samples, format: Format) -> Scaling:
         """The scaling of every row, ``[groups]``; a table has one more axis, of levels."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define of_samples()")
 
     def of_statistics(self, found: Mapping[str, Any], format: Format) -> Scaling:
         """The scaling of activations, ``[groups]``, from what was observed.

@@ -40,7 +40,7 @@ class FakeQuantized(CompressedArray):
 
     def coded(self) -> CompressedArray:
         """The integer leaf of the same dense values."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define coded()")
 
     def astype(self, dtype: Any) -> Self:
         """The same values on the same grid, as a dense array of another dtype."""

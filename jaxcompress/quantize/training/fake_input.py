@@ -9,17 +9,17 @@ from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxcompress.core.dtypes import wider
-from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, FieldOp, dense, leaf_kind
+from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, leaf_kind
+from jaxcompress.quantize.around_weight import AroundWeight
 from jaxcompress.quantize.integer_product import Axes
 from jaxcompress.quantize.training.learned_step import StepGrid, learned_step, lsq_gradient_scale, step_codes
 from jaxcompress.quantize.training.pact import pact, pact_grid
 
 
-class FakeInput(CompressedArray):
+class FakeInput(AroundWeight):
     """The base of the kinds. Under `jaxcompress.lift` the data that meets the weight is rounded; the weight is itself.
 
     Attributes:
@@ -36,46 +36,17 @@ class FakeInput(CompressedArray):
 
     def rounded(self, x: jax.Array, ranges: tuple[jax.Array, ...], features: int) -> jax.Array:
         """The data on its grid; ``ranges`` have as many axes as it. ``features``: entries of one example, or row."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define rounded()")
 
     def grid(self) -> tuple[jax.Array, jax.Array]:
         """``(scale, zero point)`` of every site, ``[stack..., sites]``: where `rounded` puts the data."""
-        raise NotImplementedError
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Dtype of the weight."""
-        return self.weight.dtype
+        raise NotImplementedError(f"{type(self).__name__} must define grid()")
 
     def alignment(self) -> Mapping[str, tuple[int | None, ...]]:
         """The weight runs along the dense axes, of the ranges' axes the stack does."""
         first = getattr(self, self.ranges[0])
         held = (*range(len(first.shape) - 1), None)
         return {"weight": tuple(range(len(self.weight.shape)))} | dict.fromkeys(self.ranges, held)
-
-    def materialize(self) -> jax.Array:
-        """The dense weight. The ranges of the data are no part of it."""
-        return dense(self.weight)
-
-    def support(self) -> jax.Array | None:
-        """Of the weight."""
-        return self.weight.support() if isinstance(self.weight, CompressedArray) else None
-
-    def astype(self, dtype: Any) -> Self | None:
-        """The same with a dense array of another dtype."""
-        weight = self.weight.astype(dtype)
-        return None if weight is None else self.replace(weight=weight)
-
-    def map_axis(self, axis: int, fn: FieldOp) -> Self:
-        """Of the weight, dense where it cannot be taken apart itself: the data is rounded wherever it meets a part."""
-        weight, size = self.weight, self.shape[axis]
-        part = weight.map_axis(axis, fn) if isinstance(weight, CompressedArray) else None
-        changes: dict[str, Any] = {"weight": fn(dense(weight), axis) if part is None else part}
-        for name in self.ranges:
-            field = getattr(self, name)
-            if axis < field.ndim - 1 and field.shape[axis] == size:
-                changes[name] = fn(field, axis)
-        return self.replace(**changes)
 
     def at_site(self, index: int) -> Self:
         """The leaf with the range of one site.
@@ -98,19 +69,14 @@ class FakeInput(CompressedArray):
     ) -> jax.Array:
         """Rounds the data, then multiplies."""
         features = math.prod(x.shape[axis] for axis in contract[0])
-        x = self._rounded(x, batch, features)
         options = {"precision": precision, "preferred_element_type": preferred_element_type}
-        out = None
-        if isinstance(self.weight, CompressedArray):
-            out = self.weight.matmul(x, contract=contract, batch=batch, **options)
-        return lax.dot_general(x, dense(self.weight), (contract, batch), **options) if out is None else out
+        return self.weight_matmul(self._rounded(x, batch, features), contract, batch, **options)
 
     def conv(self, x: jax.Array, **params: Any) -> jax.Array:
         """Rounds the data, then convolves."""
         spec = params["dimension_numbers"].lhs_spec
         x = self._rounded(x, ((), ()), math.prod(x.shape[axis] for axis in spec[1:]))
-        out = self.weight.conv(x, **params) if isinstance(self.weight, CompressedArray) else None
-        return lax.conv_general_dilated_p.bind(x, dense(self.weight), **params) if out is None else out
+        return self.weight_conv(x, **params)
 
     def _rounded(self, x: jax.Array, batch: Axes, features: int) -> jax.Array:
         if len(self.sites) > 1:
