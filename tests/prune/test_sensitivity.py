@@ -11,7 +11,6 @@ import jaxcompress as jc
 from jaxcompress.prune import magnitude
 from jaxcompress.prune.accuracy_gap import by_accuracy_gap
 from jaxcompress.prune.sensitivity import sensitivity
-from tests.laws.conftest import compilations as compilations
 
 RNG = np.random.default_rng(0)
 

@@ -15,7 +15,6 @@ from jaxcompress.prune import magnitude, sparse_sensing, sparsegpt, wanda
 from jaxcompress.prune.masked import Masked
 from jaxcompress.prune.wanda import wanda_mask
 from jaxcompress.quantize import RTN, Quantized
-from tests.laws.conftest import compilations  # noqa: F401  # a fixture
 from tests.laws.leaf_battery import assert_same_bits
 from tests.zoo.model import arrays
 
@@ -47,7 +46,7 @@ def zeros(tree):
 
 
 @every_method
-def test_counts_input_and_compilations(method, compilations):  # noqa: F811
+def test_counts_input_and_compilations(method, compilations):
     params = network()
     before = jax.tree.map(np.array, params)
     out = method(params, statistics(), sparsity=0.5)

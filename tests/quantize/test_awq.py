@@ -19,7 +19,6 @@ from jaxcompress.prune import Masked, magnitude
 from jaxcompress.quantize import Quantized, Rescaled, awq, awq_scales, format_of, rtn
 from jaxcompress.quantize.clips import search_clips
 from jaxcompress.quantize.formats import Scaling
-from tests.laws.conftest import compilations  # noqa: F401  # a fixture
 from tests.laws.leaf_battery import assert_same_bits
 
 WHAT = ("second_moment", "mean_abs")
@@ -134,7 +133,7 @@ def test_no_layer_is_worse_than_rounded_to_nearest(settings):
         assert jax.tree.structure(ours[path].values) == jax.tree.structure(plain[path])
 
 
-def test_input_compilations_and_jit(compilations):  # noqa: F811
+def test_input_compilations_and_jit(compilations):
     params = network()
     before = jax.tree.map(np.array, params)
     out = awq(params, statistics(), bits=4)

@@ -11,7 +11,6 @@ import pytest
 import jaxcompress as jc
 from jaxcompress.core.rescaling import apply, symmetries
 from jaxcompress.quantize import equalize, equalizing_scales, fold_batchnorm, rtn
-from tests.laws.conftest import compilations  # noqa: F401  # a fixture
 from tests.zoo import ZOO
 from tests.zoo.model import arrays, data, fill
 
@@ -154,7 +153,7 @@ def test_clips_pass_on_request():
     np.testing.assert_allclose(fn(even, x), fn(p, x), rtol=0, atol=1e-6)
 
 
-def test_input_dtype_and_compilations(compilations):  # noqa: F811
+def test_input_dtype_and_compilations(compilations):
     p, x = network()
     half = p | {"b": p["b"].astype(jnp.float16).astype(jnp.float32), "c": p["c"]}
     kept = jax.tree.map(jnp.copy, half)

@@ -24,7 +24,6 @@ from jaxcompress.quantize import (
     smooth_scales,
     smoothquant,
 )
-from tests.laws.conftest import compilations  # noqa: F401  # a fixture
 from tests.laws.leaf_battery import assert_same_bits
 
 
@@ -180,7 +179,7 @@ def test_of_a_masked_leaf_the_values_are_quantized():
     assert (np.asarray(out.materialize())[~np.asarray(pruned["one"].mask)] == 0).all()
 
 
-def test_input_and_compilations(compilations):  # noqa: F811
+def test_input_and_compilations(compilations):
     params = network()
     before = jax.tree.map(np.array, params)
     out = smoothquant(params, statistics(), mode="static", symmetries=found())

@@ -7,7 +7,6 @@ import pytest
 
 import jaxcompress as jc
 from jaxcompress.prune.scores import Fisher, gradients, group_scores
-from tests.laws.conftest import compilations as compilations
 
 PARAMS = {"a": jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)), jnp.float32), "b": jnp.linspace(-1, 1, 4)}
 BATCHES = [
