@@ -7,7 +7,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.core.leaf import bit_width
+from jaxcompress.core.fields import bit_width
 
 _NAMES = """
 bool int2 int4 int8 int16 int32 int64 uint2 uint4 uint8 uint16 uint32 uint64

@@ -28,15 +28,8 @@ from jax.core import Tracer
 
 from jaxcompress.artifact import bits
 from jaxcompress.artifact.errors import ArtifactError
-from jaxcompress.core.leaf import (
-    CompressedArray,
-    data_fields,
-    decode_static,
-    encode_static,
-    is_compressed,
-    kind_class,
-    static_fields,
-)
+from jaxcompress.core.fields import data_fields, decode_static, encode_static, static_fields
+from jaxcompress.core.leaf import CompressedArray, is_compressed, kind_class
 
 _Path = tuple[str, ...]
 NextShape = Callable[[], tuple[int, ...]]

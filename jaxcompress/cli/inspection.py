@@ -9,7 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from jaxcompress.artifact import inspect, load
-from jaxcompress.core.leaf import bit_width
+from jaxcompress.core.fields import bit_width
 from jaxcompress.core.table import text_table
 
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxcompress.core.leaf import CompressedArray, bit_width, leaf_kind
+from jaxcompress.core.fields import bit_width
+from jaxcompress.core.leaf import CompressedArray, leaf_kind
 
 
 @leaf_kind("codebook", trainable=("codebook",))

@@ -37,6 +37,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from jaxcompress.core.fields import bit_width, data_fields, decode_static, encode_static, static_fields
+
 ArrayOrLeaf: TypeAlias = "jax.Array | CompressedArray"
 FieldOp = Callable[[jax.Array, int], jax.Array]
 
@@ -118,6 +120,21 @@ class CompressedArray:
         del x, params
         return None
 
+    def lookup(self, indices: jax.Array, axis: int) -> jax.Array | None:
+        """Entries along one dense axis, decoding no others, or ``None``: for kinds that no slice of their fields gives.
+
+        Asked only where `map_axis` gives ``None`` (rows that are hashed, or products over digits of their number).
+
+        Args:
+            indices: integers ``[n]``; those out of range take the nearest entry there is.
+            axis: dense axis.
+
+        Returns:
+            ``jnp.take(materialize(), indices, axis=axis, mode="clip")``, dense.
+        """
+        del indices, axis
+        return None
+
     def at_site(self, index: int) -> Self:
         """The leaf as it is at one of the places where it meets data; `matmul` and `conv` are those of the result.
 
@@ -192,8 +209,9 @@ class CompressedArray:
         )
 
     def components(self) -> dict[str, ArrayOrLeaf]:
-        """The data fields by name, in the order of declaration."""
-        return {name: getattr(self, name) for name in data_fields(type(self))}
+        """The data fields by name, in the order of declaration, without those that are None (a kind may have such)."""
+        held = {name: getattr(self, name) for name in data_fields(type(self))}
+        return {name: value for name, value in held.items() if value is not None}
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed (`dataclasses.replace`)."""
@@ -348,45 +366,6 @@ def kind_name(leaf: CompressedArray) -> str:
     """The kind of a leaf with the kinds inside it: ``masked(codebook)``."""
     inner = [kind_name(part) for part in leaf.components().values() if isinstance(part, CompressedArray)]
     return leaf.kind + (f"({', '.join(inner)})" if inner else "")
-
-
-def data_fields(cls: type) -> tuple[str, ...]:
-    """Names of the fields of a kind that hold arrays."""
-    return tuple(f.name for f in dataclasses.fields(cls) if not f.metadata.get("static"))
-
-
-def static_fields(cls: type) -> tuple[str, ...]:
-    """Names of the fields of a kind that are static metadata."""
-    return tuple(f.name for f in dataclasses.fields(cls) if f.metadata.get("static"))
-
-
-def bit_width(dtype: Any) -> int:
-    """Bits of one packed element: 1 for bool, 4 for int4, 2 for int2, 32 for float32, 64 for a complex64 or a key."""
-    if dtype == jnp.bool_:
-        return 1
-    if jnp.issubdtype(dtype, jnp.complexfloating) or jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return 8 * dtype.itemsize
-    return jnp.iinfo(dtype).bits if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype).bits
-
-
-def encode_static(value: Any) -> Any:
-    """A static field as JSON: None, bool, int, float, str, dtype, and tuples of them."""
-    if isinstance(value, tuple):
-        return {"tuple": [encode_static(v) for v in value]}
-    if isinstance(value, np.dtype):
-        return {"dtype": value.name}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"a static field must be None, bool, int, float, str, np.dtype or a tuple of them, got {value!r}")
-
-
-def decode_static(value: Any) -> Any:
-    """The inverse of `encode_static`."""
-    if isinstance(value, dict):
-        if "dtype" in value:
-            return jnp.dtype(value["dtype"])
-        return tuple(decode_static(v) for v in value["tuple"])
-    return value
 
 
 def _brief(value: Any) -> str:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxcompress.core.leaf import CompressedArray, bit_width, dense, is_compressed
+from jaxcompress.core.fields import bit_width
+from jaxcompress.core.leaf import CompressedArray, dense, is_compressed
 from jaxcompress.core.paths import Where, flatten_with_paths, select
 
 

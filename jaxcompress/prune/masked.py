@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, bit_width, dense, leaf_kind
+from jaxcompress.core.fields import bit_width
+from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, dense, leaf_kind
 
 
 @leaf_kind("masked", trainable=("values",))

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.core.leaf import ArrayOrLeaf, bit_width, dense, leaf_kind
+from jaxcompress.core.fields import bit_width
+from jaxcompress.core.leaf import ArrayOrLeaf, dense, leaf_kind
 from jaxcompress.quantize.packed import PackedInts, narrowed
 from jaxcompress.quantize.products import Scaled
 from jaxcompress.solvers.grid import dequantize, spread, widened

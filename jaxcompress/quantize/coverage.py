@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
-from jaxcompress.core.leaf import CompressedArray, bit_width, is_compressed, kind_name
+from jaxcompress.core.fields import bit_width
+from jaxcompress.core.leaf import CompressedArray, is_compressed, kind_name
 from jaxcompress.core.paths import flatten_with_paths, is_weight
 from jaxcompress.core.table import html_table, text_table
 from jaxcompress.quantize.description import Description, describe

@@ -11,17 +11,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import jaxcompress as jc
-from jaxcompress.core.leaf import (
-    bit_width,
-    data_fields,
-    decode_static,
-    dense,
-    encode_static,
-    is_compressed,
-    kind_class,
-    kind_name,
-    static_fields,
-)
+from jaxcompress.core.fields import bit_width, data_fields, decode_static, encode_static, static_fields
+from jaxcompress.core.leaf import dense, is_compressed, kind_class, kind_name
 from tests.core.kinds import Grouped, Probe, Thin
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxcompress.artifact import load, save
-from jaxcompress.core.leaf import CompressedArray, data_fields, is_compressed
+from jaxcompress.core.fields import data_fields
+from jaxcompress.core.leaf import CompressedArray, is_compressed
 from jaxcompress.core.lift import lift
 from jaxcompress.core.tree import in_axes, materialize, merge, split_trainable, stored_bytes
 from tests.laws.compressors import Compressor

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.core.leaf import bit_width
+from jaxcompress.core.fields import bit_width
 from jaxcompress.core.paths import flatten_with_paths, replace_at
 from tests.laws.compressors import KINDS, RELATED
 from tests.zoo import ENTRIES, ZooModel

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxcompress.core.leaf import bit_width
+from jaxcompress.core.fields import bit_width
 from jaxcompress.core.paths import matches
 from jaxcompress.core.table import html_table, text_table
 

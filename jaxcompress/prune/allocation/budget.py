@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.core.leaf import bit_width, is_compressed
+from jaxcompress.core.fields import bit_width
+from jaxcompress.core.leaf import is_compressed
 from jaxcompress.core.parts import with_parts
 from jaxcompress.core.paths import Where, flatten_with_paths
 from jaxcompress.prune.allocation.layers import Floors, Layer, Protect, find_layers
