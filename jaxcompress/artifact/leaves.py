@@ -65,7 +65,7 @@ class _Kind:
     path: _Path
     cls: type[CompressedArray]
     owner: bool
-    fields: dict[str, _Array | _Kind]
+    fields: dict[str, _Array | _Kind | None]
     statics: dict[str, Any]
 
 
@@ -117,7 +117,10 @@ def parse(template: Any, next_shape: NextShape, path: _Path = ()) -> _Array | _K
             f"load: the file's {cls.kind!r} leaves have {len(template[1])} data and {len(statics)} static fields, this "
             f"release's have {list(names)} and {list(constants)}; install the release that wrote the file"
         )
-    fields = {name: parse(inner, next_shape, (*path, name)) for name, inner in zip(names, template[1], strict=True)}
+    fields = {
+        name: None if inner is None else parse(inner, next_shape, (*path, name))  # a kind may leave a field absent
+        for name, inner in zip(names, template[1], strict=True)
+    }
     values = dict(zip(constants, map(decode_static, statics), strict=True))
     return _Kind(path, cls, template[0].endswith("*"), fields, values)
 
@@ -128,7 +131,7 @@ def stored_arrays(node: _Array | _Kind) -> Iterator[tuple[str, np.dtype, tuple[i
         yield "/".join(node.path), node.dtype, node.shape
     else:
         for inner in node.fields.values():
-            yield from stored_arrays(inner)
+            yield from () if inner is None else stored_arrays(inner)
 
 
 def _describe(leaf: Any, path: str, found: Described) -> Any:
@@ -145,7 +148,8 @@ def _describe(leaf: Any, path: str, found: Described) -> Any:
 
     def kind(node: CompressedArray, at: _Path) -> list[Any]:
         node = node.for_file()
-        templates = [field(value, (*at, name)) for name, value in node.components().items()]
+        held = [(name, getattr(node, name)) for name in data_fields(type(node))]
+        templates = [None if value is None else field(value, (*at, name)) for name, value in held]
         statics = [encode_static(getattr(node, name)) for name in static_fields(type(node))]
         return [node.kind + ("*" if owned and not at else ""), templates, *([statics] if statics else [])]
 
@@ -216,7 +220,9 @@ def read(node: _Array | _Kind, next_array: NextArray) -> Any:
     """Reads a leaf; ``node`` is the root of it, or an owner inside it."""
     deferred: list[_Array] = []
 
-    def value(inner: _Array | _Kind) -> Any:
+    def value(inner: _Array | _Kind | None) -> Any:
+        if inner is None:
+            return None
         if isinstance(inner, _Kind):
             if inner.owner and inner is not node:
                 return read(inner, next_array)

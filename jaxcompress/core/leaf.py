@@ -306,7 +306,7 @@ class CompressedArray:
 
     def __repr__(self) -> str:
         """One line: kind, fields with shapes and dtypes. Safe on placeholders."""
-        parts = [f"{name}={_brief(value)}" for name, value in self.components().items()]
+        parts = [f"{name}={_brief(getattr(self, name))}" for name in data_fields(type(self))]
         parts += [f"{name}={getattr(self, name)!r}" for name in static_fields(type(self))]
         return f"{type(self).__name__}({', '.join(parts)})"
 

@@ -158,6 +158,12 @@ class View:
             return None
         return self._resized(leaf, axis, Atom(leaf_axis, 1, size), None)
 
+    def looked_up(self, axis: int, indices: jax.Array) -> jax.Array | None:
+        """Entries along one axis, dense, where the kind decodes them alone and the view is a transpose; or ``None``."""
+        axes = self.leaf_axes()
+        rows = None if axes is None else self.leaf.lookup(indices, axes[axis])
+        return None if rows is None or axes is None else self.scaled(_transpose(rows, axes))
+
     def whole_axis(self, axis: int) -> int | None:
         """The leaf axis that this axis is, if it is one, whole."""
         atoms = self.layout[axis]

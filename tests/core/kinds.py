@@ -45,6 +45,41 @@ class Probe(CompressedArray):
         return self.replace(value=self.value.astype(dtype))
 
 
+@leaf_kind("test_digits", trainable=("high", "low", "gain"))
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Digits(CompressedArray):
+    """Row i is ``high[i // n] + low[i % n]``, times ``gain`` where there is one: no slice of a field gives a row."""
+
+    high: Any
+    low: Any
+    gain: Any = None
+
+    def alignment(self):
+        held = {"high": (None, 1), "low": (None, 1)}
+        return held if self.gain is None else {**held, "gain": (1,)}
+
+    @property
+    def shape(self):
+        return self.high.shape[0] * self.low.shape[0], self.high.shape[1]
+
+    @property
+    def dtype(self):
+        return self.high.dtype
+
+    def map_axis(self, axis, fn):
+        return None if axis == 0 else super().map_axis(axis, fn)
+
+    def materialize(self):
+        return self.rows(jnp.arange(self.shape[0]))
+
+    def lookup(self, indices, axis):
+        return self.rows(jnp.clip(indices, 0, self.shape[0] - 1)) if axis == 0 else None
+
+    def rows(self, i):
+        found = self.high[i // self.low.shape[0]] + self.low[i % self.low.shape[0]]
+        return found if self.gain is None else found * self.gain[None]
+
+
 @leaf_kind("test_thin", trainable=("u", "v"), priority=1)
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Thin(CompressedArray):

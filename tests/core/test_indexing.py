@@ -11,7 +11,7 @@ from jax import lax
 from jaxcompress.core.explain import explain
 from jaxcompress.core.lift import lift
 from jaxcompress.core.tree import materialize
-from tests.core.kinds import Grouped, Probe, Thin, floats_of_shape, served
+from tests.core.kinds import Digits, Grouped, Probe, Thin, floats_of_shape, served
 
 TABLE = {"t": Thin.random(0, 30, 8)}
 CUBE = {"t": Probe.of(jnp.arange(5 * 6 * 7, dtype=jnp.float32).reshape(5, 6, 7))}
@@ -53,6 +53,18 @@ def test_only_the_rows_taken_are_decoded(name):
         assert floats_of_shape(lift(fn), shape, TABLE, IDS) == 0
     if name != "one":  # a single row is a slice, and as a result it is dense
         assert served(fn, TABLE, IDS), explain(fn, TABLE, IDS)
+
+
+@pytest.mark.parametrize("name", LOOKUPS)
+def test_rows_that_no_slice_gives_are_decoded_alone(name):
+    function = LOOKUPS[name]
+    fn = lambda params, i: function(params["t"], i)  # noqa: E731
+    draw = np.random.default_rng(1).standard_normal
+    params = {"t": Digits(*(jnp.asarray(draw(shape), jnp.float32) for shape in ((6, 8), (5, 8), (8,))))}
+    same(fn, params, IDS)
+    if name not in ("then_attend", "one"):  # the table as a whole; a row by a scalar index is a slice
+        assert floats_of_shape(lift(fn), (30, 8), params, IDS) == 0
+        assert served(fn, params, IDS), explain(fn, params, IDS)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint32"])

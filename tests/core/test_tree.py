@@ -8,9 +8,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxcompress.artifact import load, save
 from jaxcompress.core.lift import lift
 from jaxcompress.core.tree import in_axes, materialize, merge, shardings, split_trainable, stored_bytes
-from tests.core.kinds import Grouped, Probe, Thin
+from tests.core.kinds import Digits, Grouped, Probe, Thin
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +142,16 @@ def test_trees_travel_through_jit_and_scan(tree):
     assert jax.tree.structure(out) == jax.tree.structure(tree)
     carried, _ = jax.lax.scan(lambda t, _: (t, None), tree["thin"], None, length=2)
     np.testing.assert_array_equal(carried.materialize(), tree["thin"].materialize())
+
+
+def test_absent_fields_stay_absent(tmp_path):
+    leaf = Digits(jnp.ones((2, 3)), jnp.ones((4, 3)))
+    assert list(leaf.components()) == ["high", "low"]
+    assert leaf.stored_bits == 32 * (6 + 12)
+    trainable, frozen = split_trainable({"w": leaf})
+    assert len(jax.tree.leaves(trainable)) == 2
+    merged = merge(trainable, frozen)
+    assert jax.tree.structure(merged) == jax.tree.structure({"w": leaf})
+    save(tmp_path / "x.jxc", merged)
+    assert load(tmp_path / "x.jxc").params["w"].gain is None
+    np.testing.assert_array_equal(load(tmp_path / "x.jxc").params["w"].materialize(), leaf.materialize())

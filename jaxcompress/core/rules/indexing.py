@@ -90,6 +90,7 @@ def gather(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Val
     size = view.shape[axis]
     flat = _wide(indices.reshape((math.prod(batch_shape),)))
     rows = view.indexed(axis, lambda f, ax: jnp.take(f, flat, axis=ax, mode="clip"), math.prod(batch_shape))
+    rows = view.looked_up(axis, flat) if rows is None else rows
     if rows is None:
         return None
     use = run.record(
@@ -110,9 +111,9 @@ def gather(run: Interpreter, eqn: JaxprEqn, values: Sequence[Value]) -> list[Val
     offset = numbers.offset_dims
     taken = spread.transpose([next(slots[0] if i in offset else slots[1]) for i in range(spread.ndim)])
     if eqn.params["mode"] == jax.lax.GatherScatterMode.FILL_OR_DROP:
-        return [_filled(eqn, taken.materialize(), (flat >= 0) & (flat < size), batch_shape)]
+        return [_filled(eqn, dense_value(taken), (flat >= 0) & (flat < size), batch_shape)]
     # Whole matrices taken by index (the weights of an expert) go on to a contraction; rows are wanted as they are.
-    return [taken if view.ndim > 2 else taken.materialize()]
+    return [taken if view.ndim > 2 else dense_value(taken)]
 
 
 def _wide(index: jax.Array) -> jax.Array:
