@@ -38,6 +38,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxcompress.core.fields import bit_width, data_fields, decode_static, encode_static, static_fields
+from jaxcompress.core.roles import Roles
 
 ArrayOrLeaf: TypeAlias = "jax.Array | CompressedArray"
 FieldOp = Callable[[jax.Array, int], jax.Array]
@@ -158,6 +159,14 @@ class CompressedArray:
         """
         del axis
         return True
+
+    def field_roles(self, name: str, roles: Roles) -> Roles | None:
+        """What the axes of a data field mean where the dense ones have ``roles``; ``None`` where that is not known.
+
+        An axis of its own (``None`` in `alignment`) counts as the other end of a product with the rest of the leaf. A
+        kind says more where that is not enough: the core of a Tucker leaf is a smaller kernel.
+        """
+        return roles.of_field(self.alignment()[name])
 
     def field_bits(self, name: str) -> int:
         """Bits that one element of a data field needs (its dtype's width unless a kind knows better)."""

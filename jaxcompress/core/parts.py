@@ -16,24 +16,10 @@ from jax.core import Tracer
 
 from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray
 from jaxcompress.core.paths import Where, flatten_with_paths, is_weight, matches, replace_at, select
+from jaxcompress.core.roles import Roles as Roles
 
 if TYPE_CHECKING:
     from jaxcompress.core.sites import Sites
-
-
-@dataclasses.dataclass(frozen=True)
-class Roles:
-    """What the axes of an array mean where it meets data; ``spatial`` are the contracting axes of a sliding window."""
-
-    stack: tuple[int, ...]
-    contracting: tuple[int, ...]
-    output: tuple[int, ...]
-    spatial: tuple[int, ...] = ()
-
-    @property
-    def feature(self) -> int:
-        """The innermost contracting axis that no window slides along: the input features of a convolution."""
-        return [axis for axis in self.contracting if axis not in self.spatial][-1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -197,25 +183,9 @@ def _inside(
         field = getattr(leaf, name)
         per_entry = axes == tuple(range(leaf.ndim)) and field.shape == leaf.shape
         inner = both if per_entry else None
-        parts += _inside(path, (*fields, name), field, inner, _of_field(roles, axes), method, whole)
+        own_roles = None if roles is None else leaf.field_roles(name, roles)
+        parts += _inside(path, (*fields, name), field, inner, own_roles, method, whole)
     return parts
-
-
-def _of_field(roles: Roles | None, axes: tuple[int | None, ...]) -> Roles | None:
-    """Roles of a field's axes: those of the dense axes; an axis of its own is the other end of a product."""
-    if roles is None:
-        return None
-
-    def positions(wanted: Sequence[int]) -> tuple[int, ...]:
-        return tuple(position for position, axis in enumerate(axes) if axis in wanted)
-
-    own = tuple(position for position, axis in enumerate(axes) if axis is None)
-    stack, contracting, output = (positions(group) for group in (roles.stack, roles.contracting, roles.output))
-    if not own:
-        return Roles(stack, contracting, output, positions(roles.spatial))
-    if bool(contracting) == bool(output):
-        return None
-    return Roles(stack, contracting, own) if contracting else Roles(stack, own, output)
 
 
 def _with_field(leaf: Any, fields: tuple[str, ...], changed: ArrayOrLeaf) -> Any:
