@@ -3,3 +3,4 @@
 from jaxcompress.cluster.codebook import Codebook as Codebook
 from jaxcompress.cluster.kmeans import KMeans as KMeans
 from jaxcompress.cluster.kmeans import kmeans as kmeans
+from jaxcompress.cluster.product_codebook import ProductCodebook as ProductCodebook

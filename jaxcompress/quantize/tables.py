@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.solvers import grid
+from jaxcompress.solvers.tables import look_up_levels as look_up_levels
 
 NF4 = (
     -1.0,
@@ -86,19 +85,3 @@ def look_up(codes: jax.Array, scale: jax.Array, table: jax.Array) -> jax.Array:
     wide = grid.widened(scale)
     values = look_up_levels(codes, table.astype(wide.dtype))
     return (grid.grouped(values, wide.shape) * grid.per_group(wide)).reshape(codes.shape)
-
-
-def look_up_levels(codes: jax.Array, table: jax.Array) -> jax.Array:
-    """Levels by number, at scale 1.
-
-    Example:
-        >>> look_up_levels(jnp.array([2, 0], jnp.uint8), jnp.array([[-1.0, 0.0, 3.0]])).tolist()
-        [3.0, -1.0]
-    """
-    groups = grid.grouped(codes, table.shape[:-1])
-    outer, inner = tuple(range(0, groups.ndim, 2)), tuple(range(1, groups.ndim, 2))
-    last = jnp.transpose(groups, (*outer, *inner))
-    entries = codes.size // max(1, math.prod(table.shape[:-1]))
-    flat = last.reshape(*table.shape[:-1], entries).astype(jnp.int32)
-    values = jnp.take_along_axis(table, flat, axis=-1, mode="clip").reshape(last.shape)
-    return jnp.transpose(values, np.argsort((*outer, *inner)).tolist()).reshape(codes.shape)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.cluster.codebook import Codebook
+from jaxcompress.cluster.product_codebook import ProductCodebook
 from jaxcompress.core.leaf import CompressedArray
 from jaxcompress.factorize.lora import Lora
 from jaxcompress.factorize.lowrank import LowRank
@@ -49,6 +50,27 @@ def masked_codebook(w: Any, stack: int) -> CompressedArray:
     """A mask over shared weights: the codes of dropped entries are 0."""
     shared, mask = codebook(w, stack), jnp.asarray(half(w.shape))
     return Masked.create(shared.replace(codes=shared.codes * mask.astype(jnp.uint8)), mask)
+
+
+def vectors(w: Any, stack: int, own: bool = False, levels: int = 5) -> CompressedArray | None:
+    """Five vectors per layer, or per column of blocks, out of the array: blocks of two along the first axis, or one."""
+    if w.ndim == stack:
+        return None
+    length = 2 if w.shape[stack] % 2 == 0 else 1
+    split = numbers(w).reshape(*w.shape[:stack], w.shape[stack] // length, length, *w.shape[stack + 1 :])
+    blocks = np.moveaxis(split, stack + 1, -1)  # [..., length]
+    sizes = (*w.shape[:stack], blocks.shape[stack] if own else 1, *(1,) * (w.ndim - stack - 1))
+    flat = blocks.reshape(*sizes[: stack + 1], -1, length)
+    table = flat[..., np.arange(levels) * flat.shape[-2] // levels, :]
+    codes = np.square(flat[..., None, :] - table[..., None, :, :]).sum(-1).argmin(-1).reshape(blocks.shape[:-1])
+    table = jnp.asarray(table.reshape(*sizes, levels, length), w.dtype)
+    block = (length, *(1,) * (w.ndim - stack - 1))
+    return ProductCodebook.create(jnp.asarray(codes, jnp.uint8), table, block, dtype=w.dtype)
+
+
+def vectors_of_rows(w: Any, stack: int) -> CompressedArray | None:
+    """A table for every row of blocks."""
+    return vectors(w, stack, own=True)
 
 
 def int8(w: Any, stack: int) -> CompressedArray:
@@ -187,6 +209,7 @@ KINDS: dict[str, Compressor] = {
     "masked": masked,
     "codebook": codebook,
     "masked_codebook": masked_codebook,
+    "vectors": vectors,
     "nm": nm,
     "int8": int8,
     "int8_tensor": int8_tensor,
@@ -200,6 +223,7 @@ KINDS: dict[str, Compressor] = {
 }
 
 RELATED: dict[str, Compressor] = {
+    "vectors_of_rows": vectors_of_rows,
     "seven_levels": seven_levels,
     "levels_of_channels": levels_of_channels,
     "mxfp4": mxfp4,
