@@ -1,9 +1,19 @@
-"""What holds for every test and every docstring example: 8 faked devices, strict promotion, fixed examples."""
+"""What holds for every test and every docstring example: 8 faked devices, strict promotion, fixed examples.
+
+Two thirds of the time of the suite is XLA compiling small programs. So XLA's optimizer is off (what is tested is our
+programs, not XLA), and what one worker has compiled the other one loads. ``JAXCOMPRESS_TEST_CACHE`` names a folder in
+which compiled programs survive from run to run.
+"""
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+).strip()
 
 import hypothesis
 import jax
@@ -11,12 +21,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-if cache := os.environ.get("JAXCOMPRESS_TEST_CACHE"):  # a folder: compiled programs survive there from run to run
-    jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+CACHE = "JAXCOMPRESS_TEST_CACHE"
+OWN_CACHE = pytest.StashKey[str]()
 
 hypothesis.settings.register_profile("jaxcompress", deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.load_profile("jaxcompress")
+
+
+def pytest_configure(config):
+    """A folder for compiled programs, made by the process that starts the workers and removed with it."""
+    if CACHE not in os.environ:
+        os.environ[CACHE] = config.stash[OWN_CACHE] = tempfile.mkdtemp(prefix="jaxcompress-tests-")
+    jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_unconfigure(config):
+    if folder := config.stash.get(OWN_CACHE, None):
+        del os.environ[CACHE]
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
