@@ -64,5 +64,5 @@ def test_what_cannot_be_asked_is_named():
     assert break_even_rank(300, 100) == 75
     with pytest.raises(ValueError, match=r"rank must be from 1 to 4 for matrices of shape \(6, 4\), got 5"):
         truncated_svd(jnp.ones((6, 4)), rank=5)
-    with pytest.raises(ValueError, match="method must be 'gram' or 'full', got 'lanczos'"):
+    with pytest.raises(ValueError, match="method must be 'gram', 'full' or 'randomized', got 'lanczos'"):
         truncated_svd(jnp.ones((6, 4)), rank=1, method="lanczos")
