@@ -54,12 +54,15 @@ class CompressedArray:
         kind: the registered name, set by `leaf_kind`.
         trainable: names of the data fields that gradient steps may change.
         priority: at most one operand of a primitive stays compressed, the one of the highest priority.
+        free: True for kinds whose trainable fields are free floats although no field holds every dense axis (rows that
+            are hashed, cores over digits of a row's number); of other such kinds the fields are codes or tables.
         sealed: set by kinds whose fields no method may change one by one: what such a leaf is and what to do instead.
     """
 
     kind: ClassVar[str] = ""
     trainable: ClassVar[tuple[str, ...]] = ()
     priority: ClassVar[int] = 0
+    free: ClassVar[bool] = False
     sealed: ClassVar[str] = ""
 
     dtype: np.dtype  # of the dense array: every kind has it, as a property or as a static field

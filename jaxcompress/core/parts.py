@@ -171,7 +171,8 @@ def _inside(
     if leaf.sealed:
         raise ValueError(f"{method}: {'/'.join((path, *fields))!r} is a {leaf.kind} leaf, {leaf.sealed}")
     alignment = {name: axes for name, axes in leaf.alignment().items() if name in leaf.trainable}
-    if {axis for axes in alignment.values() for axis in axes} - {None} != set(range(leaf.ndim)):
+    held = {axis for axes in alignment.values() for axis in axes} - {None}
+    if not leaf.free and held != set(range(leaf.ndim)):
         raise ValueError(
             f"{method}: {'/'.join((path, *fields))!r} is a {leaf.kind} leaf, coded already: materialize it first "
             "(jc.materialize), or leave it out of where="
