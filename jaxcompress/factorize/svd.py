@@ -187,7 +187,7 @@ def _matrix(part: Part) -> Matrix:
 
 
 def _factorize(
-    arrays: Sequence[jax.Array],
+    arrays: Sequence[Any],
     key: jax.Array | None,
     *,
     matrix: Matrix,
