@@ -1,9 +1,7 @@
 """k-means of scalars: Lloyd's iteration on sorted values.
 
-Sorted, a cluster is an interval, and an iteration costs what its ends and the blocks in between cost instead of
-(values x levels). The sums over an interval are taken from per-block totals about the block's own centre, plus the two
-cut blocks entry by entry, all of it relative to the centroid that moves: nothing large cancels (a float32 prefix sum
-over a million values would lose the small clusters in the tails).
+Sorted, a cluster is an interval, and an iteration costs what the sums over intervals cost (see `sorted_sums`) instead
+of (values x levels).
 
 References:
     Lloyd, 1982. Least squares quantization in PCM.
@@ -12,7 +10,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from typing import Literal, NamedTuple, TypeAlias
 
 import jax
@@ -20,10 +17,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcompress.solvers.intervals import best_intervals
+from jaxcompress.solvers.sorted_sums import SortedSums, interval_moments, quantiles, sorted_sums
 
 Init: TypeAlias = Literal["linear", "density", "quantile", "optimal"]
 
-_LARGEST_BLOCK = 256
 _ITEMS = 512  # that the dynamic programme of "optimal" cuts
 
 
@@ -46,7 +43,7 @@ def scalar_kmeans(
 
     Args:
         x: finite floats of any shape, below 2^31 entries. Computed in float32 (float64 for float64 values).
-        weights: nonnegative, of the same shape; entries of weight 0 do not count, but get a code all the same.
+        weights: nonnegative, of the same shape, or bool; entries of weight 0 do not count, but get a code all the same.
         levels: number of centroids, static.
         init: ``"linear"``: evenly spaced from the least to the greatest value. ``"density"``: at even steps of the
             cumulative distribution, both ends included (Han et al.). ``"quantile"``: at the medians of ``levels`` parts
@@ -70,14 +67,9 @@ def scalar_kmeans(
         raise ValueError(f"x must hold 1 to 2^31 - 1 values, got {x.size}")
     dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
     values = x.astype(dtype).reshape(-1)
-    # Ones that XLA does not know to be ones: it would add up a constant of this size while compiling, for seconds.
-    mass = jnp.isfinite(values).astype(dtype) if weights is None else weights.astype(dtype).reshape(-1)
-    blocks = _blocks(values, mass)
-    if init == "optimal":
-        start = _optimal_centroids(blocks, levels)
-    else:
-        start = initial_centroids(values, mass, levels=levels, init=init)
-    centroids = _lloyd(blocks, start, iterations)
+    sums = sorted_sums(values, None if weights is None else weights.reshape(-1))
+    start = _optimal_centroids(sums, levels) if init == "optimal" else _start(sums, levels, init)
+    centroids = _lloyd(sums, start, iterations)
     return ScalarKMeans(centroids, nearest(values, centroids).reshape(x.shape))
 
 
@@ -91,18 +83,23 @@ def initial_centroids(x: jax.Array, weights: jax.Array, *, levels: int, init: In
         >>> [initial_centroids(x, jnp.ones(6), levels=3, init=i).tolist() for i in ("linear", "density", "quantile")]
         [[0.0, 4.0, 8.0], [0.0, 2.0, 8.0], [0.0, 2.0, 4.0]]
     """
-    counts = weights > jnp.zeros((), weights.dtype)
-    infinity = jnp.asarray(jnp.inf, x.dtype)
-    low = jnp.min(jnp.where(counts, x, infinity))
-    high = jnp.max(jnp.where(counts, x, -infinity))
-    steps = jnp.arange(levels, dtype=x.dtype)
+    return _start(sorted_sums(x, weights), levels, init)
+
+
+def _start(sums: SortedSums, levels: int, init: Init) -> jax.Array:
+    dtype = sums.values.dtype
+    infinity = jnp.asarray(jnp.inf, dtype)
+    counts = sums.weights > jnp.zeros((), dtype)
+    low = jnp.min(jnp.where(counts, sums.values, infinity))
+    high = jnp.max(jnp.where(counts, sums.values, -infinity))
+    steps = jnp.arange(levels, dtype=dtype)
     if init == "linear":
-        fraction = steps / jnp.asarray(max(levels - 1, 1), x.dtype) if levels > 1 else jnp.full_like(steps, 0.5)
+        fraction = steps / jnp.asarray(max(levels - 1, 1), dtype) if levels > 1 else jnp.full_like(steps, 0.5)
         start = low * (1 - fraction) + high * fraction
     elif init in ("density", "quantile"):
         ends = init == "density" and levels > 1
-        fraction = steps / jnp.asarray(levels - 1, x.dtype) if ends else (steps + 0.5) / jnp.asarray(levels, x.dtype)
-        start = _quantiles(x, weights, fraction)
+        fraction = steps / jnp.asarray(levels - 1, dtype) if ends else (steps + 0.5) / jnp.asarray(levels, dtype)
+        start = quantiles(sums, fraction)
     else:
         raise ValueError(f"init must be 'linear', 'density', 'quantile' or 'optimal', got {init!r}")
     return jnp.where(counts.any(), jnp.clip(start, low, high), jnp.zeros_like(start))
@@ -118,62 +115,38 @@ def nearest(x: jax.Array, codebook: jax.Array) -> jax.Array:
     return jnp.searchsorted(_borders(codebook), x, method="scan_unrolled").astype(jnp.int32)
 
 
-class _Blocks(NamedTuple):
-    """Sorted values in rows of one size, padded with weight 0; and per row: centre, and moments about it."""
-
-    values: jax.Array  # [rows, size]
-    weights: jax.Array  # [rows, size]
-    centre: jax.Array  # [rows]
-    moments: tuple[jax.Array, jax.Array, jax.Array]  # each [rows]: of orders 0, 1, 2
-
-
-def _blocks(x: jax.Array, weights: jax.Array) -> _Blocks:
-    x, weights = lax.sort((x, weights), num_keys=1)
-    size = min(_LARGEST_BLOCK, 2 ** (math.isqrt(x.size).bit_length() - 1))  # about as many blocks as entries of one
-    padding = -x.size % size
-    values = jnp.pad(x, (0, padding), mode="edge").reshape(-1, size)
-    weights = jnp.pad(weights, (0, padding)).reshape(-1, size)
-    centre = 0.5 * values[:, 0] + 0.5 * values[:, -1]
-    return _Blocks(values, weights, centre, _moments(weights, values - centre[:, None]))
-
-
-def _moments(weights: jax.Array, offsets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    first = weights * offsets
-    return weights.sum(axis=-1), first.sum(axis=-1), (first * offsets).sum(axis=-1)
-
-
-def _optimal_centroids(blocks: _Blocks, levels: int) -> jax.Array:
+def _optimal_centroids(sums: SortedSums, levels: int) -> jax.Array:
     """The means of the best intervals of runs of values: half of the runs of equal width, half of equal weight."""
-    values, size = blocks.values.reshape(-1), blocks.values.size
+    values, size = sums.values, sums.values.size
     if size <= _ITEMS:
         ends = jnp.arange(size + 1, dtype=jnp.int32)
     else:
         fraction = jnp.arange(1, _ITEMS // 2 + 1, dtype=values.dtype) / jnp.asarray(_ITEMS // 2, values.dtype)
-        reached = jnp.cumsum(blocks.weights.reshape(-1))
+        reached = jnp.cumsum(sums.weights)
         wide = jnp.searchsorted(values, values[0] + (values[-1] - values[0]) * fraction)
         heavy = jnp.searchsorted(reached, reached[-1] * fraction)
         ends = jnp.sort(jnp.concatenate([wide, heavy]).astype(jnp.int32)).at[-1].set(size)
         ends = jnp.pad(ends, (1, 0))
-    mean = _ratio(jnp.sum(blocks.weights * blocks.values), jnp.sum(blocks.weights))
-    moments = _interval_moments(blocks, jnp.full(ends.shape[0] - 1, mean), ends[:-1], ends[1:])
+    mean = _ratio(jnp.sum(sums.weights * sums.values), jnp.sum(sums.weights))
+    moments = interval_moments(sums, jnp.full(ends.shape[0] - 1, mean), ends[:-1], ends[1:])
     borders = ends[best_intervals(*moments, levels=levels)]
     here = values[jnp.minimum(borders[:-1], size - 1)]  # of an empty interval: where it lies
-    weight, first, _ = _interval_moments(blocks, here, borders[:-1], borders[1:])
+    weight, first, _ = interval_moments(sums, here, borders[:-1], borders[1:])
     return jnp.sort(here + _ratio(first, weight))
 
 
-def _lloyd(blocks: _Blocks, centroids: jax.Array, iterations: int | jax.Array) -> jax.Array:
+def _lloyd(sums: SortedSums, centroids: jax.Array, iterations: int | jax.Array) -> jax.Array:
     """The best centroids met in the iteration."""
 
     def unsettled(state: _State) -> jax.Array:
         return (state.step < iterations) & (state.still < 3)
 
     def improve(state: _State) -> _State:
-        clusters = _clusters(blocks, state.centroids, state.edges)
+        clusters = _clusters(sums, state.centroids, state.edges)
         error = jnp.sum(clusters.error)
         better = error < state.error
         moved = _relocated(clusters, state.step)
-        edges = _edges(blocks, moved)
+        edges = _edges(sums, moved)
         return _State(
             step=state.step + 1,
             centroids=moved,
@@ -184,7 +157,7 @@ def _lloyd(blocks: _Blocks, centroids: jax.Array, iterations: int | jax.Array) -
         )
 
     error = jnp.asarray(jnp.inf, centroids.dtype)
-    start = _State(jnp.int32(0), centroids, _edges(blocks, centroids), jnp.int32(0), error, centroids)
+    start = _State(jnp.int32(0), centroids, _edges(sums, centroids), jnp.int32(0), error, centroids)
     return jnp.sort(lax.while_loop(unsettled, improve, start).best)
 
 
@@ -212,19 +185,19 @@ def _borders(centroids: jax.Array) -> jax.Array:
     return 0.5 * centroids[1:] + 0.5 * centroids[:-1]
 
 
-def _edges(blocks: _Blocks, centroids: jax.Array) -> jax.Array:
+def _edges(sums: SortedSums, centroids: jax.Array) -> jax.Array:
     """The cluster of each centroid as an interval of sorted positions: ``[edges[i], edges[i + 1])``."""
-    inner = jnp.searchsorted(blocks.values.reshape(-1), _borders(centroids), side="right").astype(jnp.int32)
-    ends = jnp.array([0, blocks.values.size], jnp.int32)
+    inner = jnp.searchsorted(sums.values, _borders(centroids), side="right").astype(jnp.int32)
+    ends = jnp.array([0, sums.values.size], jnp.int32)
     return jnp.concatenate([ends[:1], inner, ends[1:]])
 
 
-def _clusters(blocks: _Blocks, centroids: jax.Array, edges: jax.Array) -> _Clusters:
-    middle = jnp.searchsorted(blocks.values.reshape(-1), centroids).astype(jnp.int32)
+def _clusters(sums: SortedSums, centroids: jax.Array, edges: jax.Array) -> _Clusters:
+    middle = jnp.searchsorted(sums.values, centroids).astype(jnp.int32)
     middle = jnp.clip(middle, edges[:-1], edges[1:])
     start = jnp.stack([edges[:-1], middle], axis=1).reshape(-1)  # [2 levels]: the parts below and above each centroid
     end = jnp.stack([middle, edges[1:]], axis=1).reshape(-1)
-    zeroth, first, second = _interval_moments(blocks, jnp.repeat(centroids, 2), start, end)
+    zeroth, first, second = interval_moments(sums, jnp.repeat(centroids, 2), start, end)
     weights, offsets = zeroth.reshape(-1, 2), _ratio(first, zeroth).reshape(-1, 2)
     weight = weights.sum(axis=1)
     shift = _ratio(first.reshape(-1, 2).sum(axis=1), weight)
@@ -258,41 +231,6 @@ def _relocated(clusters: _Clusters, step: jax.Array) -> jax.Array:
     return jnp.sort(moved.at[split].set(jnp.where(pays, clusters.low[split], moved[split])))
 
 
-def _interval_moments(
-    blocks: _Blocks, about: jax.Array, start: jax.Array, end: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Moments of orders 0, 1 and 2 of the sorted positions ``[start, end)`` about a value; one per interval."""
-    rows, size = blocks.values.shape
-    first, last = start // size, end // size  # the blocks that hold the ends; `last` may lie past the array
-    index = jnp.arange(rows, dtype=jnp.int32)
-    inside = (index[None, :] > first[:, None]) & (index[None, :] < last[:, None])  # [intervals, rows]
-    m0, m1, m2 = (jnp.where(inside, moment[None, :], 0) for moment in blocks.moments)
-    shift = blocks.centre[None, :] - about[:, None]
-    whole = (m0.sum(axis=1), (m1 + shift * m0).sum(axis=1), (m2 + shift * (2 * m1 + shift * m0)).sum(axis=1))
-    ends = jnp.concatenate([first, jnp.where(last > first, last, rows)])  # the cut blocks; none: past the array
-    cut = _part_moments(blocks, jnp.tile(about, 2), ends, jnp.tile(start, 2), jnp.tile(end, 2))
-    m0, m1, m2 = (a + b.reshape(2, -1).sum(axis=0) for a, b in zip(whole, cut, strict=True))
-    return m0, m1, m2
-
-
-def _part_moments(
-    blocks: _Blocks, about: jax.Array, row: jax.Array, start: jax.Array, end: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Moments of what ``[start, end)`` holds of one block, entry by entry; nothing of a block past the array."""
-    size = blocks.values.shape[1]
-    position = row[:, None] * size + jnp.arange(size, dtype=jnp.int32)[None, :]  # [intervals, size]
-    inside = (position >= start[:, None]) & (position < jnp.minimum(end, blocks.values.size)[:, None])
-    row = jnp.minimum(row, blocks.centre.shape[0] - 1)
-    return _moments(jnp.where(inside, blocks.weights[row], 0), blocks.values[row] - about[:, None])
-
-
 def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
     """``a / b``, 0 where ``b`` is 0."""
     return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
-
-
-def _quantiles(x: jax.Array, weights: jax.Array, fraction: jax.Array) -> jax.Array:
-    """The least values below which at least the given fractions of the weight lie (or equal to them)."""
-    x, weights = lax.sort((x, weights), num_keys=1)
-    reached = jnp.cumsum(weights)
-    return x[jnp.minimum(jnp.searchsorted(reached, fraction * reached[-1]), x.size - 1)]
