@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcompress.core.granularity import Granularity
 from jaxcompress.core.leaf import CompressedArray
 from jaxcompress.core.moments import Matrices, Statistics
 from jaxcompress.core.parts import with_parts
@@ -19,7 +20,6 @@ from jaxcompress.core.rescaling import Symmetries
 from jaxcompress.core.targets import Target, find_targets, over_batch
 from jaxcompress.quantize.clips import output_error, search_clips
 from jaxcompress.quantize.formats import Format, Scaling
-from jaxcompress.quantize.granularity import Granularity
 from jaxcompress.quantize.grouped_matrices import GroupedMatrices
 from jaxcompress.quantize.input_channels import as_factor, by_channel, compute_dtype, of_features
 from jaxcompress.quantize.ranges import find_scaling, range_of

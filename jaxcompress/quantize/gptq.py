@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcompress.core.granularity import Granularity
 from jaxcompress.core.moments import Statistics
 from jaxcompress.core.parts import with_parts
 from jaxcompress.core.paths import Where
 from jaxcompress.core.targets import Target, find_targets, over_batch, require_solved, support_or_all
 from jaxcompress.quantize.formats import Format, Scaling
-from jaxcompress.quantize.granularity import Granularity
 from jaxcompress.quantize.grouped_matrices import GroupedMatrices
 from jaxcompress.quantize.ranges import find_scaling, range_of
 from jaxcompress.quantize.ranges.base import Range

@@ -25,7 +25,7 @@ class GroupedMatrices:
 
     Attributes:
         layout: of the weight.
-        scale_shape: of its scales, as `jaxcompress.quantize.granularity.scale_shape` gives it.
+        scale_shape: of its scales, as `jaxcompress.core.granularity.scale_shape` gives it.
     """
 
     layout: Matrices

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.core.granularity import Granularity
 from jaxcompress.core.leaf import CompressedArray
 from jaxcompress.core.parts import Part, find_parts, require_finite, with_parts
 from jaxcompress.core.paths import Where
 from jaxcompress.quantize.formats import Format
-from jaxcompress.quantize.granularity import Granularity
 from jaxcompress.quantize.ranges import Range, find_scaling
 from jaxcompress.quantize.spec import Spec
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcompress.core.granularity import Granularity
 from jaxcompress.core.leaf import CompressedArray
 from jaxcompress.core.moments import Matrices, Statistics
 from jaxcompress.core.parts import with_parts
@@ -20,7 +21,6 @@ from jaxcompress.core.targets import Target, find_targets
 from jaxcompress.quantize.activations import activations
 from jaxcompress.quantize.clips import output_error
 from jaxcompress.quantize.formats import Format
-from jaxcompress.quantize.granularity import Granularity
 from jaxcompress.quantize.input_channels import as_factor, of_features
 from jaxcompress.quantize.ranges import Range
 from jaxcompress.quantize.rescaled import rescaled_at

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxcompress.core.granularity import AxisRoles, Granularity, scale_shape
 from jaxcompress.core.paths import matches
 from jaxcompress.quantize.formats import Format, format_of
-from jaxcompress.quantize.granularity import AxisRoles, Granularity, scale_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Spec:
         """The shape of the scales of a weight whose axes have these roles.
 
         Raises:
-            ValueError: as `jaxcompress.quantize.granularity.scale_shape`.
+            ValueError: as `jaxcompress.core.granularity.scale_shape`.
         """
         block = None if self.granularity == "tensor" else self.format_of(method).block
         blocks = self.group_size is None and block is not None

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.core.granularity import Granularity, scale_shape
 from jaxcompress.core.parts import find_parts, require_finite, with_parts
 from jaxcompress.core.paths import Where
 from jaxcompress.quantize.affine import Quantized
 from jaxcompress.quantize.binary import mean_magnitude
-from jaxcompress.quantize.granularity import Granularity, scale_shape
 from jaxcompress.quantize.packed import narrowed
 from jaxcompress.solvers import grid
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.quantize.granularity import Granularity
+from jaxcompress.core.granularity import Granularity
 from jaxcompress.quantize.integer.flat import Flat
 from jaxcompress.quantize.integer.grids import Grid
 from jaxcompress.quantize.integer.nodes import Building, Constants

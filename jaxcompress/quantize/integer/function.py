@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcompress.core.granularity import Granularity
 from jaxcompress.core.lift import array_paths, split_static, trace
 from jaxcompress.core.tree import materialize, stored_bytes
 from jaxcompress.quantize.formats import format_of
-from jaxcompress.quantize.granularity import Granularity
 from jaxcompress.quantize.integer.build import IntegerParams, integer_params
 from jaxcompress.quantize.integer.calibrate import Calibration
 from jaxcompress.quantize.integer.flat import Flat

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.core.granularity import scale_shape
 from jaxcompress.core.leaf import dense
 from jaxcompress.core.parts import Part, find_parts, require_finite, with_parts
 from jaxcompress.core.paths import Where, flatten_with_paths, replace_at
 from jaxcompress.quantize.formats import format_of
-from jaxcompress.quantize.granularity import scale_shape
 from jaxcompress.quantize.ranges.find import range_of
 from jaxcompress.quantize.training.annealed import AnnealedBits
 from jaxcompress.quantize.training.fake import (

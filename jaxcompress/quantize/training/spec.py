@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
+from jaxcompress.core.granularity import Granularity
 from jaxcompress.core.parts import setting_at
 from jaxcompress.core.paths import matches
-from jaxcompress.quantize.granularity import Granularity
 from jaxcompress.quantize.training.few_levels import WIDTHS
 
 WeightMethod: TypeAlias = Literal[

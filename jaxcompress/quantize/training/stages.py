@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from jaxcompress.quantize.granularity import Granularity
+from jaxcompress.core.granularity import Granularity
 from jaxcompress.quantize.training.convert import convert
 from jaxcompress.quantize.training.prepare import prepare
 from jaxcompress.quantize.training.spec import QAT, Activations, WeightMethod
