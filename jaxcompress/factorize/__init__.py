@@ -1,5 +1,12 @@
 """Factorization: products of small arrays in place of a large one."""
 
+from jaxcompress.factorize.asvd import asvd as asvd
+from jaxcompress.factorize.asvd import asvd_factors as asvd_factors
+from jaxcompress.factorize.factor_analysis import FactorAnalysis as FactorAnalysis
+from jaxcompress.factorize.factor_analysis import factor_analysis as factor_analysis
+from jaxcompress.factorize.factor_analysis import principal_factors as principal_factors
+from jaxcompress.factorize.fisher_svd import fwsvd as fwsvd
+from jaxcompress.factorize.fisher_svd import fwsvd_factors as fwsvd_factors
 from jaxcompress.factorize.incremental_pca import incremental_pca as incremental_pca
 from jaxcompress.factorize.loftq import loftq as loftq
 from jaxcompress.factorize.lora import Lora as Lora
@@ -20,3 +27,5 @@ from jaxcompress.factorize.svd import SVD as SVD
 from jaxcompress.factorize.svd import masked_factors as masked_factors
 from jaxcompress.factorize.svd import svd as svd
 from jaxcompress.factorize.svd import svd_factors as svd_factors
+from jaxcompress.factorize.whitened import whitened_factors as whitened_factors
+from jaxcompress.factorize.whitened import whitened_svd as whitened_svd
