@@ -27,5 +27,6 @@ from jaxcompress.factorize.svd import SVD as SVD
 from jaxcompress.factorize.svd import masked_factors as masked_factors
 from jaxcompress.factorize.svd import svd as svd
 from jaxcompress.factorize.svd import svd_factors as svd_factors
+from jaxcompress.factorize.tucker_array import TuckerArray as TuckerArray
 from jaxcompress.factorize.whitened import whitened_factors as whitened_factors
 from jaxcompress.factorize.whitened import whitened_svd as whitened_svd

@@ -18,6 +18,7 @@ from jaxcompress.cluster.product_codebook import ProductCodebook
 from jaxcompress.core.leaf import CompressedArray
 from jaxcompress.factorize.lora import Lora
 from jaxcompress.factorize.lowrank import LowRank
+from jaxcompress.factorize.tucker_array import TuckerArray
 from jaxcompress.prune.masked import Masked
 from jaxcompress.prune.packed_nm import PackedNM
 from jaxcompress.quantize.affine import AffineQuantized, Quantized
@@ -169,6 +170,22 @@ def lowrank_mixed(w: Any, stack: int) -> CompressedArray | None:
     return leaf.replace(u=masked(leaf.u, stack), v=codebook(leaf.v, stack, 7))
 
 
+def tucker(w: Any, stack: int) -> CompressedArray | None:
+    """A core of half the size along the first and the last axis, in int8, and the leading directions of both."""
+    if w.ndim - stack < 2:
+        return None
+    core, factors = numbers(w), [None] * (w.ndim - stack)
+    for axis in (stack, w.ndim - 1):
+        layers = np.moveaxis(core, axis, stack)
+        unfolding = layers.reshape(*layers.shape[: stack + 1], -1)
+        basis = np.linalg.svd(unfolding, full_matrices=False)[0][..., : (w.shape[axis] + 1) // 2]
+        rest = (1,) * (w.ndim - stack - 2)
+        turned = np.swapaxes(basis, -1, -2).reshape(*w.shape[:stack], *rest, basis.shape[-1], basis.shape[-2])
+        core = np.moveaxis(turned @ np.moveaxis(core, axis, -2), -2, axis)
+        factors[axis - stack] = jnp.asarray(basis, w.dtype)
+    return TuckerArray.create(int8(jnp.asarray(core, w.dtype), stack), factors)
+
+
 def nm(w: Any, stack: int) -> CompressedArray | None:
     """Half of each group of four, where four divides the axis; the last but one axis, or the only one."""
     if w.ndim == stack:
@@ -220,6 +237,7 @@ KINDS: dict[str, Compressor] = {
     "lowrank_int8": lowrank_int8,
     "lowrank_mixed": lowrank_mixed,
     "lora": lora,
+    "tucker": tucker,
 }
 
 RELATED: dict[str, Compressor] = {
