@@ -99,17 +99,38 @@ def _lost(weight: jax.Array, left: jax.Array, mean: jax.Array, *, layout: Matric
     return jnp.einsum("bf,bfo->bo", mean.astype(wide), difference, precision=lax.Precision.HIGHEST)
 
 
+def find_bias(target: Target, leaves: Mapping[str, Any], biases: Mapping[str, str] | None = None) -> str | None:
+    """The bias that is added to a weight's outputs, None if there is none.
+
+    Args:
+        target: the weight.
+        leaves: of the tree, by path.
+        biases: as for `with_mean_outputs`.
+    """
+    size = np.prod(_outputs(target), dtype=int)
+    for path in _candidates(target, biases):
+        if path in leaves and not is_compressed(leaves[path]) and leaves[path].size == size:
+            return path
+    return None
+
+
 def _bias_path(target: Target, leaves: Mapping[str, Any], biases: Mapping[str, str] | None) -> str:
     """The bias that is added to a weight's outputs."""
-    roles, shape = target.layout.roles, target.weight.shape
-    outputs = tuple(shape[axis] for axis in (*roles.stack, *roles.output))
+    path = find_bias(target, leaves, biases)
+    if path is None:
+        raise ValueError(
+            f"{target.method}: found no bias of shape {_outputs(target)} for {target.path!r} at "
+            f"{_candidates(target, biases)}: name it in biases=, or leave the weight out with where="
+        )
+    return path
+
+
+def _outputs(target: Target) -> tuple[int, ...]:
+    roles = target.layout.roles
+    return tuple(target.weight.shape[axis] for axis in (*roles.stack, *roles.output))
+
+
+def _candidates(target: Target, biases: Mapping[str, str] | None) -> list[str]:
     given = (biases or {}).get(target.path)
     folder = target.path.rpartition("/")[0]
-    candidates = [given] if given else [f"{folder}/{name}".lstrip("/") for name in ("bias", "b", "offset")]
-    for path in candidates:
-        if path in leaves and not is_compressed(leaves[path]) and leaves[path].size == np.prod(outputs, dtype=int):
-            return path
-    raise ValueError(
-        f"{target.method}: found no bias of shape {outputs} for {target.path!r} at {candidates}: name it in biases=, "
-        "or leave the weight out with where="
-    )
+    return [given] if given else [f"{folder}/{name}".lstrip("/") for name in ("bias", "b", "offset")]
