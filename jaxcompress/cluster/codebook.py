@@ -13,12 +13,15 @@ from jax.core import Tracer
 
 from jaxcompress.core.fields import bit_width
 from jaxcompress.core.leaf import CompressedArray, leaf_kind
+from jaxcompress.solvers.tables import look_up_levels
 
 
 @leaf_kind("codebook", trainable=("codebook",))
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Codebook(CompressedArray):
-    """An array whose entries are looked up: ``materialize()[i] == codebook[codes[i]]``, one table per layer of a stack.
+    """An array whose entries are looked up: ``materialize()[i] == codebook[codes[i]]``.
+
+    There is one table per layer of a stack; or, in the longer form of the codebook, one for each channel or group.
 
     The gradient of an entry of the table is the sum of the gradients of the weights that share it (Han et al., 2016,
     section 3.3), so that any optimizer fine-tunes the entries once `jaxcompress.split_trainable` has set the codes
@@ -26,9 +29,12 @@ class Codebook(CompressedArray):
 
     Attributes:
         codes: uint8 or uint16, of the dense shape.
-        codebook: float, the stack axes followed by the levels.
+        codebook: float, the stack axes followed by the levels. Or an axis for each of the codes', whose size divides
+            theirs as that of a scale does (1: the table serves all of the axis), followed by the levels.
         dtype: dtype of the dense array; the table may be stored in a narrower one.
     """
+
+    sealed = "coded already: materialize it first (jc.materialize), or leave it out of where="
 
     codes: jax.Array
     codebook: jax.Array
@@ -40,7 +46,8 @@ class Codebook(CompressedArray):
 
         Args:
             codes: uint8 or uint16 array of the dense shape, each below the number of levels (seen only outside `jit`).
-            codebook: float array, ``codes.shape[:n] + (levels,)`` with one table for each index of the first n axes.
+            codebook: float array, ``codes.shape[:n] + (levels,)`` with one table for each index of the first n axes; or
+                with as many axes as the codes and one more, see the class.
             dtype: dtype of the dense array; by default the codebook's.
 
         Raises:
@@ -51,6 +58,9 @@ class Codebook(CompressedArray):
             >>> leaf = Codebook.create(jnp.array([[0, 2], [2, 1]], jnp.uint8), jnp.array([-1.0, 0.5, 2.0]))
             >>> leaf.materialize().tolist(), leaf.stored_bits
             ([[-1.0, 2.0], [2.0, 0.5]], 104)
+            >>> columns = jnp.array([[[-1.0, 0.5], [7.0, 9.0]]])  # a table of two levels for each column
+            >>> Codebook.create(jnp.array([[0, 1], [1, 1]], jnp.uint8), columns).materialize().tolist()
+            [[-1.0, 9.0], [0.5, 9.0]]
         """
         dtype = jnp.dtype(codebook.dtype if dtype is None else dtype)
         if codes.dtype not in (jnp.uint8, jnp.uint16):
@@ -58,10 +68,10 @@ class Codebook(CompressedArray):
         for name, given in (("codebook", codebook.dtype), ("dtype", dtype)):
             if not jnp.issubdtype(given, jnp.floating):
                 raise TypeError(f"{name} must be float, got {given}")
-        if codebook.ndim < 1 or codebook.shape[:-1] != codes.shape[: codebook.ndim - 1] or not codebook.shape[-1]:
+        if not _fits(codes.shape, codebook.shape):
             raise ValueError(
-                f"codebook must have the shape (stack axes of the codes, levels), got {codebook.shape} for codes of "
-                f"shape {codes.shape}"
+                "codebook must have the shape (stack axes of the codes, levels), or an axis for each of the codes' "
+                f"whose size divides theirs, then the levels; got {codebook.shape} for codes of shape {codes.shape}"
             )
         levels = codebook.shape[-1]
         if levels > 2 ** bit_width(codes.dtype):
@@ -76,17 +86,14 @@ class Codebook(CompressedArray):
         return self.codebook.shape[-1]
 
     def alignment(self) -> Mapping[str, tuple[int | None, ...]]:
-        """Codes run along the dense axes; of the codebook's axes the stack does, and the levels are its own."""
-        stack = len(self.codebook.shape) - 1
-        return {"codes": tuple(range(len(self.codes.shape))), "codebook": (*range(stack), None)}
+        """Codes run along the dense axes; so do the tables' first ones, and the levels are their own."""
+        return {"codes": tuple(range(len(self.codes.shape))), "codebook": (*range(len(self.codebook.shape) - 1), None)}
 
     def materialize(self) -> jax.Array:
         """The table's entries by code."""
-        stack = self.codebook.shape[:-1]
-        count = self.codes.size // max(1, self.codebook.size // self.levels)
-        codes = self.codes.reshape(*stack, count).astype(jnp.int32)
-        entries = jnp.take_along_axis(self.codebook, codes, axis=-1, mode="clip")
-        return entries.reshape(self.codes.shape).astype(self.dtype)
+        sizes = self.codebook.shape[:-1]
+        ones = (1,) * (self.codes.ndim - len(sizes))
+        return look_up_levels(self.codes, self.codebook.reshape(*sizes, *ones, self.levels)).astype(self.dtype)
 
     def astype(self, dtype: Any) -> Self:
         """The same codes and table with a dense array of another dtype."""
@@ -95,3 +102,13 @@ class Codebook(CompressedArray):
     def field_bits(self, name: str) -> int:
         """A code needs as many bits as the levels ask for: 5 bits for 17 to 32 levels, none for a single one."""
         return (self.levels - 1).bit_length() if name == "codes" else super().field_bits(name)
+
+
+def _fits(codes: tuple[int, ...], codebook: tuple[int, ...]) -> bool:
+    """Whether tables of that shape serve codes of that one."""
+    *sizes, levels = codebook or (0,)
+    if not levels or len(sizes) > len(codes):
+        return False
+    if len(sizes) < len(codes):
+        return tuple(sizes) == codes[: len(sizes)]
+    return all(size == own or (own > 0 and size % own == 0) for size, own in zip(codes, sizes, strict=True))

@@ -6,14 +6,10 @@ The tables of an array have as many leading axes as it has, the size of each div
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxcompress.solvers.grid import grouped
+from jaxcompress.solvers.rows import from_rows, rows_of
 
 
 def look_up_levels(codes: jax.Array, table: jax.Array) -> jax.Array:
@@ -27,9 +23,10 @@ def look_up_levels(codes: jax.Array, table: jax.Array) -> jax.Array:
         >>> look_up_levels(jnp.array([2, 0], jnp.uint8), jnp.array([[-1.0, 0.0, 3.0]])).tolist()
         [3.0, -1.0]
     """
-    flat, back = _by_table(codes, table.shape[:-1])
-    values = jnp.take_along_axis(table.reshape(*flat.shape[:-1], table.shape[-1]), flat, axis=-1, mode="clip")
-    return back(values)
+    sizes = table.shape[:-1]
+    rows = rows_of(codes, sizes).astype(jnp.int32)
+    values = jnp.take_along_axis(table.reshape(rows.shape[0], table.shape[-1]), rows, axis=-1, mode="clip")
+    return from_rows(values, codes.shape, sizes)
 
 
 def look_up_rows(codes: jax.Array, table: jax.Array) -> jax.Array:
@@ -45,25 +42,9 @@ def look_up_rows(codes: jax.Array, table: jax.Array) -> jax.Array:
         >>> look_up_rows(jnp.array([1, 0], jnp.uint8), jnp.array([[[-1.0, 0.0], [3.0, 4.0]]])).tolist()
         [[3.0, 4.0], [-1.0, 0.0]]
     """
-    flat, back = _by_table(codes, table.shape[:-2])
-    tables = table.reshape(flat.shape[0], *table.shape[-2:])
-    take = lambda rows, numbers: jnp.take(rows, numbers, axis=0, mode="clip")  # noqa: E731
-    rows = take(tables[0], flat[0])[None] if len(flat) == 1 else jax.vmap(take)(tables, flat)
-    return back(rows)
-
-
-def _by_table(codes: jax.Array, sizes: tuple[int, ...]) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """Codes as ``[tables, codes of a table]`` in int32, and what brings results of that order to the codes' places."""
-    groups = grouped(codes, sizes)
-    outer, inner = tuple(range(0, groups.ndim, 2)), tuple(range(1, groups.ndim, 2))
-    moved = jnp.transpose(groups, (*outer, *inner))
-    tables = math.prod(sizes)
-    order = np.argsort((*outer, *inner)).tolist()
-
-    def back(values: jax.Array) -> jax.Array:
-        entry = values.shape[2:]
-        spread = values.reshape(*moved.shape, *entry)
-        own = range(len(order), len(order) + len(entry))
-        return jnp.transpose(spread, (*order, *own)).reshape(*codes.shape, *entry)
-
-    return moved.reshape(tables, codes.size // max(1, tables)).astype(jnp.int32), back
+    sizes = table.shape[:-2]
+    rows = rows_of(codes, sizes).astype(jnp.int32)
+    tables = table.reshape(rows.shape[0], *table.shape[-2:])
+    take = lambda entries, numbers: jnp.take(entries, numbers, axis=0, mode="clip")  # noqa: E731
+    vectors = take(tables[0], rows[0])[None] if len(rows) == 1 else jax.vmap(take)(tables, rows)
+    return from_rows(vectors, codes.shape, sizes)

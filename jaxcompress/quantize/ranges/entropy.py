@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxcompress.quantize.formats import Format, Scaling
 from jaxcompress.quantize.ranges.base import Range, Samples
 from jaxcompress.quantize.ranges.clip_search import best_clips
-from jaxcompress.quantize.ranges.rows import by_batches
+from jaxcompress.solvers.rows import by_batches
 
 _AT_ONCE = 2**22  # bins of a batch of groups
 

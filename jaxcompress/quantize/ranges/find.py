@@ -19,8 +19,8 @@ from jaxcompress.quantize.ranges.kmeans import KMeans
 from jaxcompress.quantize.ranges.moving_average import MovingAverage
 from jaxcompress.quantize.ranges.mse import MSE
 from jaxcompress.quantize.ranges.percentile import Percentile
-from jaxcompress.quantize.ranges.rows import rows_of
 from jaxcompress.quantize.ranges.table import with_zero
+from jaxcompress.solvers.rows import rows_of
 
 Ranges: TypeAlias = str | Range
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from jaxcompress.quantize.formats import Format, Scaling
 from jaxcompress.quantize.ranges.base import Range, Samples
-from jaxcompress.quantize.ranges.rows import by_batches
 from jaxcompress.quantize.ranges.table import require_levels, scaling_of, with_zero
+from jaxcompress.solvers.rows import by_batches
 from jaxcompress.solvers.scalar_kmeans import Init, nearest, scalar_kmeans
 
 _AT_ONCE = 2**22  # numbers that the rows of a batch may hold

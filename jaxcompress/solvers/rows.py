@@ -1,4 +1,4 @@
-"""Arrays as rows, one for every scale, and functions of rows that would take too much memory all at once."""
+"""Arrays as rows, one for every scale or table, and functions of rows that would take too much memory all at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,22 @@ def rows_of(x: jax.Array, scale_shape: Sequence[int]) -> jax.Array:
     """
     split = grid.grouped(x, scale_shape)
     outer, inner = range(0, split.ndim, 2), range(1, split.ndim, 2)
-    return jnp.transpose(split, (*outer, *inner)).reshape(math.prod(scale_shape), -1)
+    groups = math.prod(scale_shape)
+    return jnp.transpose(split, (*outer, *inner)).reshape(groups, x.size // max(1, groups))
+
+
+def from_rows(rows: jax.Array, shape: Sequence[int], scale_shape: Sequence[int]) -> jax.Array:
+    """The inverse of `rows_of`; further axes of the rows' entries stay the last ones.
+
+    Example:
+        >>> from_rows(jnp.array([[0, 1, 4, 5], [2, 3, 6, 7]]), (2, 4), (1, 2)).tolist()
+        [[0, 1, 2, 3], [4, 5, 6, 7]]
+    """
+    n, entry = len(shape), rows.shape[2:]
+    inner = tuple(size // groups if groups else 1 for size, groups in zip(shape, scale_shape, strict=True))
+    split = rows.reshape(*scale_shape, *inner, *entry)
+    order = [axis for pair in zip(range(n), range(n, 2 * n), strict=True) for axis in pair]
+    return jnp.transpose(split, (*order, *range(2 * n, 2 * n + len(entry)))).reshape(*shape, *entry)
 
 
 def by_batches(fn: Callable[..., Any], rows: Any, *, size: int) -> Any:
