@@ -11,6 +11,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.moments import Statistics
 from jaxcompress.core.paths import Where
 from jaxcompress.core.targets import find_targets
@@ -106,7 +107,7 @@ def asvd(
 
 def _metric(mean_abs: jax.Array, alpha: ArrayLike) -> jax.Array:
     """The diagonal ``mean|x| ** (2 alpha)``, relative to the largest."""
-    wide = mean_abs.astype(jnp.promote_types(mean_abs.dtype, jnp.float32))
+    wide = mean_abs.astype(wider(mean_abs.dtype, jnp.float32))
     largest = jnp.max(wide, axis=-1, keepdims=True)
     relative = jnp.where(largest > 0, wide / jnp.where(largest > 0, largest, jnp.ones_like(largest)), 1)
     return jnp.maximum(relative, jnp.asarray(LEAST, wide.dtype)) ** (2 * jnp.asarray(alpha, wide.dtype))
@@ -128,7 +129,7 @@ def _searched(
 
     def error(alpha: jax.Array) -> jax.Array:
         u, v = _factors(w, given, ranks, alpha)
-        kept = jnp.arange(u.shape[-1]) < ranks[:, None]
+        kept = jnp.arange(u.shape[-1])[None] < ranks[:, None]
         cut = jnp.where(kept[:, None, :], u, jnp.zeros_like(u))
         return metric_error(w - jnp.matmul(cut, v, precision=lax.Precision.HIGHEST), moment)
 

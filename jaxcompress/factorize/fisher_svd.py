@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.moments import Matrices
 from jaxcompress.core.parts import Part, find_parts, require_finite
 from jaxcompress.core.paths import Where
@@ -114,7 +115,7 @@ def _weight(part: Part, weights: Mapping[str, jax.Array]) -> Weight:
 
 def _rows(importance: jax.Array) -> jax.Array:
     """The importance of rows; all the same in a matrix that has none."""
-    wide = importance.astype(jnp.promote_types(importance.dtype, jnp.float32))
+    wide = importance.astype(wider(importance.dtype, jnp.float32))
     rows = jnp.sum(wide, axis=-1)
     return jnp.where(jnp.sum(rows, axis=-1, keepdims=True) > 0, rows, jnp.ones_like(rows))
 

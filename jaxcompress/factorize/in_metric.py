@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.moments import Matrices
 from jaxcompress.core.parts import Part, setting_at, with_parts
 from jaxcompress.core.targets import Target
@@ -137,7 +138,7 @@ def _stacked(arrays: Sequence[tuple[Any, ...]], layout: Matrices) -> tuple[jax.A
     """The matrices of all weights in one batch, pruned entries as zeros, and what is given for them."""
     values = [w if support is None else jnp.where(support, w, jnp.zeros_like(w)) for w, support, _ in arrays]
     w = jnp.concatenate([layout.split(value) for value in values])
-    w = w.astype(jnp.promote_types(w.dtype, jnp.float32))
+    w = w.astype(wider(w.dtype, jnp.float32))
     return w, tuple(jnp.concatenate(same) for same in zip(*(given for _, _, given in arrays), strict=True))
 
 
