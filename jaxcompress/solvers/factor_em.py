@@ -55,7 +55,15 @@ class Factors(NamedTuple):
     iterations: jax.Array  # int32
 
 
-def expectation_maximization(spectrum: Spectrum, *, factors: int, iterations: int, tolerance: ArrayLike) -> Factors:
+def expectation_maximization(
+    spectrum: Spectrum,
+    *,
+    factors: int,
+    iterations: int,
+    tolerance: ArrayLike,
+    active: ArrayLike | None = None,
+    least: ArrayLike = 0.0,
+) -> Factors:
     """Loadings for the noise in closed form, noise for the loadings, in turn.
 
     Noise starts at one. It stays above what rounding makes of a variance (8 units in the last place) and above 1e-12.
@@ -65,6 +73,8 @@ def expectation_maximization(spectrum: Spectrum, *, factors: int, iterations: in
         factors: number of them, static.
         iterations: the most that run, static.
         tolerance: stop when the log-likelihood per row rises by less; may be traced.
+        active: how many of the factors there are, the others staying zero; may be traced. By default all.
+        least: the least part of a variance that is noise; may be traced.
 
     Example:
         >>> covariance = jnp.array([[2.0, 1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 2.0]])
@@ -79,15 +89,18 @@ def expectation_maximization(spectrum: Spectrum, *, factors: int, iterations: in
     """
     variances = spectrum.variances
     dtype = variances.dtype
-    least = jnp.maximum(variances * (8 * jnp.finfo(dtype).eps), 1e-12)
-    constant = len(variances) * math.log(2 * math.pi) + factors
+    least = variances * jnp.maximum(jnp.asarray(least, dtype), 8 * jnp.finfo(dtype).eps)
+    least = jnp.maximum(least, 1e-12)
+    count = jnp.asarray(factors if active is None else active, jnp.int32)
+    used = jnp.arange(factors) < count
+    constant = len(variances) * math.log(2 * math.pi) + count.astype(dtype)
 
     def maximized(noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         unit = jnp.sqrt(noise)
         values, vectors = spectrum.leading(factors, unit)
+        values = jnp.where(used, values, 1)
         loadings = jnp.sqrt(jnp.maximum(values - 1, 0))[:, None] * vectors * unit[None, :]
-        left = jnp.maximum(jnp.sum(variances / noise) - jnp.sum(values), 0)
-        # As if every leading eigenvalue were above 1; where one is not, its factor is empty.
+        left = jnp.maximum(jnp.sum(variances / noise) - jnp.sum(jnp.where(used, values, 0)), 0)
         inside = jnp.sum(jnp.log(jnp.maximum(values, jnp.finfo(dtype).tiny)))
         return loadings, -0.5 * (constant + inside + left + jnp.sum(jnp.log(noise)))
 
@@ -107,5 +120,5 @@ def expectation_maximization(spectrum: Spectrum, *, factors: int, iterations: in
         jnp.zeros(iterations, dtype),
         jnp.bool_(True),
     )
-    count, noise, loadings, seen, _ = lax.while_loop(lambda c: (c[0] < iterations) & c[4], step, start)
-    return Factors(loadings, noise, seen, count)
+    steps, noise, loadings, seen, _ = lax.while_loop(lambda c: (c[0] < iterations) & c[4], step, start)
+    return Factors(loadings, noise, seen, steps)
