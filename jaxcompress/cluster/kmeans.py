@@ -1,4 +1,4 @@
-"""Weight sharing by k-means: every layer gets a table of values and every weight a code into it."""
+"""Weight sharing by k-means: a layer, a channel or a group gets a table of values and every weight a code into it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jaxcompress.cluster.codebook import Codebook
-from jaxcompress.core.parts import Part, find_parts, require_finite, setting_at, with_parts
+from jaxcompress.core.fields import bit_width
+from jaxcompress.core.granularity import Granularity, scale_shape
+from jaxcompress.core.parts import Part, Roles, find_parts, require_finite, setting_at, with_parts
 from jaxcompress.core.paths import Where
+from jaxcompress.solvers.rows import by_batches, from_rows, rows_of
 from jaxcompress.solvers.scalar_kmeans import Init, nearest, scalar_kmeans
 
 if TYPE_CHECKING:
@@ -22,12 +25,17 @@ if TYPE_CHECKING:
 
 PerPath = int | Mapping[str, int]
 
+_AT_ONCE = 2**24  # numbers that the tables fitted side by side may work with
+_NUMBERS_PER_LEVEL = 1024  # about twice what a sum over an interval reads
+
 
 def kmeans(
     params: Any,
     *,
     bits: PerPath | None = None,
     levels: PerPath | None = None,
+    granularity: Granularity = "tensor",
+    group_size: int | None = None,
     init: Init = "linear",
     iterations: int = 100,
     keep_zero: bool = False,
@@ -39,17 +47,20 @@ def kmeans(
     """Lets the weights of every layer share a few values, chosen by k-means.
 
     Of a masked leaf the kept weights are clustered and the mask stays; dropped entries have code 0. Of a low-rank leaf
-    each factor gets a table. If ``sites`` show that leading axes of a leaf are a stack (scanned layers, experts), each
-    layer gets its own table. A layer never gets more levels than it has weights; where it has fewer distinct values
-    than levels, they are met exactly.
+    each factor gets its own. If ``sites`` show that axes of a leaf are a stack (scanned layers, experts), each layer
+    gets its own. A table never has more levels than weights; where these have fewer distinct values than levels, they
+    are met exactly.
 
     Args:
         params: tree of float arrays or leaves. Not changed.
         bits: bits per code: ``2 ** bits`` levels. 1 to 16, or a dict from globs over paths to that: the first glob that
             fits a path counts, paths that fit none stay as they are.
         levels: number of levels instead, 1 to 65536; exactly one of the two must be given.
+        granularity: ``"tensor"``: a table for each layer; ``"channel"``: one for each output channel (SqueezeLLM),
+            which needs to know the axes: kernels of two are read as (in, out), others need ``sites``.
+        group_size: with ``"channel"``: number of weights of one output channel that share a table; None: all of them.
         init: where the centroids start, see `jaxcompress.solvers.scalar_kmeans.scalar_kmeans`.
-        iterations: most iterations per layer.
+        iterations: most iterations per table.
         keep_zero: keep a level that is exactly 0 for the entries that are exactly 0, and cluster the others into the
             remaining levels. For plain arrays with pruned weights; masked leaves need no such level. Fine-tuning moves
             it like any other.
@@ -68,7 +79,9 @@ def kmeans(
     Raises:
         ValueError: if not exactly one of ``bits`` and ``levels`` is given or it is out of range, ``where`` or a glob
             fits nothing, a chosen leaf is coded already, holds NaN or infinity (seen only outside ``jit``), or has no
-            ``weights`` of its shape where some are given.
+            ``weights`` of its shape where some are given; if ``granularity`` is unknown, ``group_size`` does not fit,
+            the axes of a leaf are not known, or tables for its channels or groups would take what they save (the
+            break-even is named).
         TypeError: if a chosen leaf is not float.
 
     Example:
@@ -89,24 +102,37 @@ def kmeans(
     for i, part in enumerate(parts):
         given = setting_at(settings, part.path)
         count = _checked("levels", given, 65536) if bits is None else 2 ** _checked("bits", given, 16)
-        stack = _stack_ndim(part)
-        count = max(min(count, math.prod(part.array.shape[stack:])), 1 + keep_zero)
-        groups.setdefault((part.array.shape, part.array.dtype, part.support is None, stack, count), []).append(i)
+        tables = _table_sizes(part, granularity, group_size)
+        sharing = part.array.size // max(1, math.prod(tables))
+        count = max(min(count, sharing), 1 + keep_zero)
+        stored = jnp.dtype(part.array.dtype if codebook_dtype is None else codebook_dtype)
+        if granularity != "tensor":
+            _check_saving(part, count, sharing, stored)
+        kind = (
+            part.array.shape,
+            part.array.dtype,
+            part.support is None,
+            tables,
+            _kept_sizes(part, tables),
+            count,
+            stored,
+        )
+        groups.setdefault(kind, []).append(i)
     leaves: dict[int, Codebook] = {}
-    for (_, dtype, _, stack, count), members in groups.items():
+    for (_, dtype, _, tables, kept, count, stored), members in groups.items():
         chosen = _cluster(
             [parts[i].array for i in members],
             [parts[i].support for i in members],
             None if weights is None else [_importance(parts[i], weights) for i in members],
             iterations,
-            stack=stack,
+            tables=tables,
             levels=count,
             init=init,
             keep_zero=keep_zero,
-            codebook_dtype=jnp.dtype(dtype if codebook_dtype is None else codebook_dtype),
+            codebook_dtype=stored,
         )
         for i, (codes, table) in zip(members, chosen, strict=True):
-            leaves[i] = Codebook(codes, table, dtype)
+            leaves[i] = Codebook(codes, table.reshape(*kept, count), dtype)
     return with_parts(params, parts, [leaves[i] for i in range(len(parts))])
 
 
@@ -116,6 +142,8 @@ class KMeans:
 
     bits: PerPath | None = None
     levels: PerPath | None = None
+    granularity: Granularity = "tensor"
+    group_size: int | None = None
     init: Init = "linear"
     iterations: int = 100
     keep_zero: bool = False
@@ -130,33 +158,38 @@ class KMeans:
         return kmeans(params, **options, sites=sites)
 
 
-@functools.partial(jax.jit, static_argnames=("stack", "levels", "init", "keep_zero", "codebook_dtype"))
+@functools.partial(jax.jit, static_argnames=("tables", "levels", "init", "keep_zero", "codebook_dtype"))
 def _cluster(
     arrays: Sequence[jax.Array],
     supports: Sequence[jax.Array | None],
     weights: Sequence[jax.Array] | None,
     iterations: int,
     *,
-    stack: int,
+    tables: tuple[int, ...],
     levels: int,
     init: Init,
     keep_zero: bool,
     codebook_dtype: Any,
 ) -> list[tuple[jax.Array, jax.Array]]:
-    """``(codes, codebook)`` of arrays of one shape, all layers of all arrays in one batch."""
-    shape = arrays[0].shape
-    layers = math.prod(shape[:stack])
-    rows = jnp.stack(arrays).reshape(len(arrays) * layers, -1)
+    """Codes and ``[*tables, levels]`` of arrays of one shape, all tables of all arrays in one batch."""
+    shape, sizes = arrays[0].shape, (len(arrays), *tables)
     known = [support for support in supports if support is not None]
-    kept = jnp.stack(known).reshape(rows.shape) if known else None
+
+    def rows(given: Sequence[jax.Array] | None) -> jax.Array | None:
+        return rows_of(jnp.stack(given), sizes) if given else None
+
     fit = functools.partial(
         _shared_values, levels=levels, init=init, keep_zero=keep_zero, codebook_dtype=codebook_dtype
     )
-    mass = None if weights is None else jnp.stack(weights).reshape(rows.shape)
-    axes = (0, 0 if known else None, None if weights is None else 0, None)
-    codes, tables = jax.vmap(fit, in_axes=axes)(rows, kept, mass, iterations)
-    codes = codes.astype(jnp.uint8 if levels <= 256 else jnp.uint16).reshape(len(arrays), *shape)
-    return list(zip(codes, tables.reshape(len(arrays), *shape[:stack], levels), strict=True))
+    of_row = (rows(arrays), rows(known), rows(weights))
+    numbers = math.prod(shape) // max(1, math.prod(tables)) + _NUMBERS_PER_LEVEL * levels  # that a row works with
+    codes, fitted = by_batches(
+        lambda batch: jax.vmap(lambda row: fit(row[0], row[1], row[2], iterations))(batch),
+        of_row,
+        size=_AT_ONCE // numbers,
+    )
+    codes = from_rows(codes.astype(jnp.uint8 if levels <= 256 else jnp.uint16), (len(arrays), *shape), sizes)
+    return list(zip(codes, fitted.reshape(*sizes, levels), strict=True))
 
 
 def _shared_values(
@@ -208,10 +241,35 @@ def _importance(part: Part, weights: Mapping[str, jax.Array]) -> jax.Array:
     return array
 
 
-def _stack_ndim(part: Part) -> int:
-    """How many leading axes hold separate layers; a stack axis further behind shares the table of its layers."""
-    stack = () if part.roles is None else part.roles.stack
-    return next(n for n in range(len(stack) + 1) if n not in stack)
+def _table_sizes(part: Part, granularity: Granularity, group_size: int | None) -> tuple[int, ...]:
+    """How many tables lie along each axis."""
+    roles = part.roles or Roles((), (), ())
+    return scale_shape(
+        part.array.shape,
+        roles if granularity == "tensor" else part.known_roles("kmeans"),
+        granularity=granularity,
+        group_size=group_size,
+        method="kmeans",
+        name=part.name,
+    )
+
+
+def _kept_sizes(part: Part, tables: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes that a codebook keeps of them: the stack's alone where these lead and a layer has one table."""
+    stack = part.stack == tuple(range(len(part.stack)))
+    one = all(size == 1 for axis, size in enumerate(tables) if axis not in part.stack)
+    return tables[: len(part.stack)] if stack and one else tables
+
+
+def _check_saving(part: Part, levels: int, sharing: int, stored: Any) -> None:
+    """Refuses tables that take as much as the codes save."""
+    dense, code, entry = bit_width(part.array.dtype), (levels - 1).bit_length(), bit_width(stored)
+    if code * sharing + entry * levels >= dense * sharing:
+        even = entry * levels / (dense - code) if dense > code else math.inf
+        raise ValueError(
+            f"kmeans: tables of {levels} levels for {sharing} weights each save nothing in {part.name!r}: they break "
+            f"even at {even:.4g} weights. Ask for fewer levels or larger groups, or leave the leaf out of where="
+        )
 
 
 def _checked(name: str, value: int, most: int) -> int:

@@ -53,6 +53,16 @@ def masked_codebook(w: Any, stack: int) -> CompressedArray:
     return Masked.create(shared.replace(codes=shared.codes * mask.astype(jnp.uint8)), mask)
 
 
+def codebook_of_channels(w: Any, stack: int) -> CompressedArray | None:
+    """Four quantiles for each index of the last axis."""
+    if w.ndim - stack < 2:
+        return None
+    axes = tuple(range(stack, w.ndim - 1))
+    table = np.moveaxis(np.quantile(numbers(w), (0.1, 0.35, 0.65, 0.9), axis=axes, keepdims=True), 0, -1)
+    codes = np.abs(numbers(w)[..., None] - table).argmin(-1)
+    return Codebook.create(jnp.asarray(codes, jnp.uint8), jnp.asarray(table, w.dtype), dtype=w.dtype)
+
+
 def vectors(w: Any, stack: int, own: bool = False, levels: int = 5) -> CompressedArray | None:
     """Five vectors per layer, or per column of blocks, out of the array: blocks of two along the first axis, or one."""
     if w.ndim == stack:
@@ -241,6 +251,7 @@ KINDS: dict[str, Compressor] = {
 }
 
 RELATED: dict[str, Compressor] = {
+    "codebook_of_channels": codebook_of_channels,
     "vectors_of_rows": vectors_of_rows,
     "seven_levels": seven_levels,
     "levels_of_channels": levels_of_channels,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxcompress.cluster import KMeans, kmeans
-from jaxcompress.factorize import SVD, svd
+from jaxcompress.factorize import SVD, Tucker, svd, tucker
 from jaxcompress.prune import NM, Block, ByScore, Magnitude, blocked, by_score, magnitude, nm
 from jaxcompress.quantize import RTN, Binary, Ternary, binary, rtn, ternary
 
@@ -97,6 +97,16 @@ METHODS: dict[str, Method] = {
         null=None,
         rejects={"init": {"levels": 5, "init": "middle"}},
     ),
+    "kmeans_channel": Method(
+        kmeans,
+        KMeans,
+        settings={"levels": 3, "granularity": "channel"},
+        null=None,
+        rejects={
+            "granularity": {"levels": 3, "granularity": "row"},
+            "save nothing": {"bits": 8, "granularity": "channel"},
+        },
+    ),
     "rtn_int8": Method(
         rtn,
         RTN,
@@ -153,5 +163,12 @@ METHODS: dict[str, Method] = {
         null=None,
         rejects={"rank must be": {"rank": 1.5}, "saves nothing": {"rank": 0.999}},
         traced=False,
+    ),
+    "tucker": Method(
+        tucker,
+        Tucker,
+        settings={"rank": 2, "sweeps": 1},
+        null=None,
+        rejects={"rank": {"rank": 0}, "save nothing": {"rank": 8}, "modes": {"rank": 2, "modes": "none"}},
     ),
 }
