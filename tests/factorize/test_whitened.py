@@ -102,7 +102,9 @@ def test_kernels_of_any_rank_meet_their_optimum():
         for m, w, d in zip(moment, own, left, strict=True):
             values, vectors = np.linalg.eigh(m)
             s = np.linalg.svd(np.sqrt(np.maximum(values, 0))[:, None] * vectors.T @ w, compute_uv=False)
-            np.testing.assert_allclose(np.trace(d.T @ m @ d), np.sum(s[2:] ** 2), rtol=1e-3, atol=1e-5 * np.sum(s**2))
+            np.testing.assert_allclose(
+                np.trace(d.T @ m @ d), np.sum(s[2:] ** 2), rtol=1e-3, atol=1e-5 * float(np.sum(s**2))
+            )
     dense = np.asarray(convolutional(jc.materialize(thin), x))
     np.testing.assert_allclose(jc.lift(convolutional)(thin, x), dense, atol=1e-4 * float(np.abs(dense).max()))
 
