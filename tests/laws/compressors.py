@@ -28,6 +28,7 @@ from jaxcompress.quantize.rescaled import Rescaled
 from jaxcompress.quantize.tabled import FixedTable, Tabled
 from jaxcompress.quantize.training.fake import LearnedOffset, StraightThrough
 from jaxcompress.quantize.training.fake_input import LearnedInput
+from tests.laws import rows
 
 Compressor = Callable[[Any, int], CompressedArray | None]
 
@@ -248,6 +249,7 @@ KINDS: dict[str, Compressor] = {
     "lowrank_mixed": lowrank_mixed,
     "lora": lora,
     "tucker": tucker,
+    "hashed": rows.hashed,
 }
 
 RELATED: dict[str, Compressor] = {
@@ -258,6 +260,10 @@ RELATED: dict[str, Compressor] = {
     "mxfp4": mxfp4,
     "fake_straight_through": fake_straight_through,
     "fake_learned_offset": fake_learned_offset,
+    "hashed_rows": rows.hashed_rows,
+    "composed_rows": rows.composed_rows,
+    "banded_rows": rows.banded_rows,
+    "subword_rows": rows.subword_rows,
 }
 """Kinds that multiply as another one does, or are materialized wherever they are used: they meet the models in the full
 product alone."""
