@@ -21,28 +21,37 @@ class Spectrum(NamedTuple):
             covariance.
         variances: its diagonal.
         is_rows: which of the two, static (decided by whoever makes it, not traced).
+        key: of random sketches, for few eigenvectors of many features; None for the exact ones.
     """
 
     matrix: jax.Array
     variances: jax.Array
     is_rows: bool
+    key: jax.Array | None = None
 
     @staticmethod
-    def of_covariance(covariance: jax.Array) -> Spectrum:
+    def of_covariance(covariance: jax.Array, key: jax.Array | None = None) -> Spectrum:
         """Of a covariance."""
-        return Spectrum(covariance, jnp.diagonal(covariance), False)
+        return Spectrum(covariance, jnp.diagonal(covariance), False, key)
 
     @staticmethod
-    def of_rows(rows: jax.Array) -> Spectrum:
+    def of_rows(rows: jax.Array, key: jax.Array | None = None) -> Spectrum:
         """Of rows, centred and divided by the root of their number."""
-        return Spectrum(rows, jnp.sum(rows * rows, axis=0), True)
+        return Spectrum(rows, jnp.sum(rows * rows, axis=0), True, key)
 
     def leading(self, count: int, unit: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The leading eigenvalues ``[count]`` and eigenvectors (rows) where features are measured in these units."""
         if self.is_rows:
-            _, s, vt = truncated_svd(self.matrix / unit[None, :], rank=count)
+            scaled = self.matrix / unit[None, :]
+            if self.key is None:
+                _, s, vt = truncated_svd(scaled, rank=count)
+            else:
+                _, s, vt = truncated_svd(scaled, rank=count, method="randomized", key=self.key, power_iterations=3)
             return s * s, vt
-        values, vectors = jnp.linalg.eigh(self.matrix / (unit[:, None] * unit[None, :]))
+        scaled = self.matrix / (unit[:, None] * unit[None, :])
+        if self.key is not None:  # eigenvalues are singular values here, and a power is worth two of those of rows
+            return truncated_svd(scaled, rank=count, method="randomized", key=self.key, power_iterations=1)[1:]
+        values, vectors = jnp.linalg.eigh(scaled)
         return jnp.maximum(values[::-1][:count], 0), vectors.mT[::-1][:count]  # eigh ascends
 
 

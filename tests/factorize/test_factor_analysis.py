@@ -52,6 +52,17 @@ def test_maximum_likelihood_agrees_with_scikit_learn(case):
     np.testing.assert_allclose(found, decoded, atol=1e-2 * np.abs(x).max())
 
 
+@pytest.mark.parametrize("rows", [15, 60])  # the dual and the covariance
+def test_random_sketches_come_close(rows):
+    x = jnp.asarray(rows_of_factors(rows, 30, 2))
+    exact = factor_analysis(x, factors=2, iterations=10)
+    close = factor_analysis(x, factors=2, iterations=10, key=jax.random.key(0))
+    np.testing.assert_allclose(close.log_likelihoods, exact.log_likelihoods, rtol=1e-3)
+    np.testing.assert_allclose(
+        close.inverse_transform(close.transform(x)), exact.inverse_transform(exact.transform(x)), atol=0.05
+    )
+
+
 def test_likelihood_rises_and_noise_is_found_that_pca_cannot_see():
     x = rows_of_factors(4000, 12, 2)
     fitted = factor_analysis(jnp.asarray(x), factors=2)
