@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -170,11 +171,7 @@ class Hashed(CompressedArray):
         return self._taken(core, jnp.clip(indices, 0, self.core_shape[core] - 1)) if core >= 0 else None
 
     def _taken(self, core_axis: int, indices: jax.Array) -> jax.Array:
-        sizes = _replaced(self.core_shape, core_axis, indices.shape[0])
-        words = _places(sizes, core_axis, indices, self.core_shape)
-        shared = jnp.take(dense(self.values), bucket_of(words, self.buckets, self.seed), axis=-1, mode="clip")
-        sign = sign_of(words, self.seed, self.dtype)
-        return shared * sign.reshape((1,) * self.stack_ndim + sign.shape)
+        return _virtual(dense(self.values), indices, axis=core_axis, shape=self.core_shape, seed=self.seed)
 
     # Products ---------------------------------------------------------------------------------------------------
 
@@ -253,6 +250,15 @@ def bucket_means(w: jax.Array, *, buckets: int, seed: int = 0, weights: jax.Arra
     total, count = none.at[bucket].add(mass * signed), none.at[bucket].add(mass)
     some = count > none
     return jnp.where(some, total / jnp.where(some, count, jnp.ones_like(count)), none).astype(w.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("axis", "shape", "seed"))
+def _virtual(values: jax.Array, indices: jax.Array, *, axis: int, shape: tuple[int, ...], seed: int) -> jax.Array:
+    """The virtual arrays of values ``stack + (buckets,)``, at some indices of one core axis."""
+    words = _places(_replaced(shape, axis, indices.shape[0]), axis, indices, shape)
+    shared = jnp.take(values, bucket_of(words, values.shape[-1], seed), axis=-1, mode="clip")
+    sign = sign_of(words, seed, values.dtype)
+    return shared * sign.reshape((1,) * (values.ndim - 1) + sign.shape)
 
 
 def _replaced(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:

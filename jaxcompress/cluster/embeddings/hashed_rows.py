@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from jaxcompress.cluster.xxhash import bucket_of, sign_of
 from jaxcompress.core.leaf import ArrayOrLeaf, leaf_kind
 
 
+@functools.partial(jax.jit, static_argnames=("buckets", "hashes", "signed", "seed", "dtype"))
 def places(
     rows: jax.Array, *, buckets: int, hashes: int, signed: bool, seed: int, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:

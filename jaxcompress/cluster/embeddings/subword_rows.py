@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
@@ -31,6 +32,7 @@ class Grams:
     combine: Combine
 
 
+@functools.partial(jax.jit, static_argnames=("buckets", "grams", "dtype"))
 def mixture(spelling: jax.Array, buckets: int, grams: Grams, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """The buckets that words are made of, and how much of each: ``[n, places]`` both."""
     ids, there = ngram_places(
