@@ -31,6 +31,9 @@ from jaxcompress.factorize.rank import RankRule as RankRule
 from jaxcompress.factorize.rank import energy as energy
 from jaxcompress.factorize.rank import evbmf as evbmf
 from jaxcompress.factorize.rank import explained_variance as explained_variance
+from jaxcompress.factorize.separable import Separable as Separable
+from jaxcompress.factorize.spatial_svd import SpatialSVD as SpatialSVD
+from jaxcompress.factorize.spatial_svd import spatial_svd as spatial_svd
 from jaxcompress.factorize.svd import SVD as SVD
 from jaxcompress.factorize.svd import masked_factors as masked_factors
 from jaxcompress.factorize.svd import svd as svd
