@@ -29,6 +29,17 @@ class LeNet5(nn.Module):
         return nn.Dense(10, name="fc2")(x)
 
 
+class LeNet5Convolutions(nn.Module):
+    """The function of `LeNet5` with the same parameters, by convolutions: what one would run."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:  # [N, 28, 28] -> [N, 10]
+        x = _halved(nn.Conv(20, (5, 5), padding="VALID", name="conv1")(images[..., None]))
+        x = _halved(nn.Conv(50, (5, 5), padding="VALID", name="conv2")(x))
+        x = nn.relu(nn.Dense(500, name="fc1")(x.reshape(len(images), -1)))
+        return nn.Dense(10, name="fc2")(x)
+
+
 class Conv(nn.Module):
     """A 5 x 5 convolution without padding, as matrix products over shifted views.
 
