@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcompress.solvers.leading_eigh import leading_eigh, worthwhile
+
 _SOLVES = 8  # steps of the fixed point that stands in for the triples that a randomized method never saw
 
 
@@ -58,7 +60,9 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _gram(w: jax.Array, rank: int) -> TruncatedSVD:
-    v = jnp.linalg.eigh(product(w.mT, w))[1][..., ::-1][..., :rank]  # eigh ascends
+    g = product(w.mT, w)
+    few = worthwhile(g.shape[-1], rank)
+    v = leading_eigh(g, rank)[1] if few else jnp.linalg.eigh(g)[1][..., ::-1][..., :rank]  # eigh ascends
     us = product(w, v)
     s = jnp.sqrt(jnp.sum(us * us, axis=-2))
     return TruncatedSVD(us / jnp.where(s > 0, s, 1)[..., None, :], s, v.mT)
