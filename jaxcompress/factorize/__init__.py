@@ -25,9 +25,11 @@ from jaxcompress.factorize.output_pca import output_pca as output_pca
 from jaxcompress.factorize.pca import PCA as PCA
 from jaxcompress.factorize.pca import pca as pca
 from jaxcompress.factorize.rank import EVBMF as EVBMF
+from jaxcompress.factorize.rank import Budget as Budget
 from jaxcompress.factorize.rank import Energy as Energy
 from jaxcompress.factorize.rank import ExplainedVariance as ExplainedVariance
 from jaxcompress.factorize.rank import RankRule as RankRule
+from jaxcompress.factorize.rank import budget as budget
 from jaxcompress.factorize.rank import energy as energy
 from jaxcompress.factorize.rank import evbmf as evbmf
 from jaxcompress.factorize.rank import explained_variance as explained_variance

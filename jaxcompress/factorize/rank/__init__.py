@@ -1,5 +1,7 @@
 """How a rank is chosen: rules that go where a factorization takes ``rank=``, and scans that return a dict of ranks."""
 
+from jaxcompress.factorize.rank.budget import Budget as Budget
+from jaxcompress.factorize.rank.budget import budget as budget
 from jaxcompress.factorize.rank.candidate import Candidate as Candidate
 from jaxcompress.factorize.rank.candidate import Spectrum as Spectrum
 from jaxcompress.factorize.rank.candidate import check_saving as check_saving
