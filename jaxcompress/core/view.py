@@ -159,10 +159,20 @@ class View:
         return self._resized(leaf, axis, Atom(leaf_axis, 1, size), None)
 
     def looked_up(self, axis: int, indices: jax.Array) -> jax.Array | None:
-        """Entries along one axis, dense, where the kind decodes them alone and the view is a transpose; or ``None``."""
-        axes = self.leaf_axes()
-        rows = None if axes is None else self.leaf.lookup(indices, axes[axis])
-        return None if rows is None or axes is None else self.scaled(_transpose(rows, axes))
+        """Entries along one axis, dense, where the kind decodes them alone and the view permutes axes; or ``None``.
+
+        Leaf axes of size 1 (a layer taken from a stack) may be gone, or stand anywhere.
+        """
+        axes = [self.whole_axis(i) for i in range(self.ndim)]
+        taken = axes[axis]
+        if taken is None or any(held is None and atoms for held, atoms in zip(axes, self.layout, strict=True)):
+            return None
+        rows = self.leaf.lookup(indices, taken)
+        if rows is None:
+            return None
+        kept = [held for held in axes if held is not None]
+        rows = _transpose(rows, [*kept, *(i for i in range(self.leaf.ndim) if i not in kept)])
+        return self.scaled(_reshape(rows, (*self.shape[:axis], indices.shape[0], *self.shape[axis + 1 :])))
 
     def whole_axis(self, axis: int) -> int | None:
         """The leaf axis that this axis is, if it is one, whole."""

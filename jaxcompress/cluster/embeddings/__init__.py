@@ -7,6 +7,8 @@ from jaxcompress.cluster.embeddings.composed_rows import ComposedRows as Compose
 from jaxcompress.cluster.embeddings.hash_embedding import HashEmbedding as HashEmbedding
 from jaxcompress.cluster.embeddings.hash_embedding import hash_embedding as hash_embedding
 from jaxcompress.cluster.embeddings.hashed_rows import HashedRows as HashedRows
+from jaxcompress.cluster.embeddings.product_codes import ProductCodes as ProductCodes
+from jaxcompress.cluster.embeddings.product_codes import product_codes as product_codes
 from jaxcompress.cluster.embeddings.quotient_remainder import QuotientRemainder as QuotientRemainder
 from jaxcompress.cluster.embeddings.quotient_remainder import quotient_remainder as quotient_remainder
 from jaxcompress.cluster.embeddings.subword_embedding import SubwordEmbedding as SubwordEmbedding

@@ -132,9 +132,8 @@ def fit_hashed_rows(
     """The fields of the `HashedRows` near a given table in the (weighted) squared error.
 
     Without importance the problem is linear and the result its optimum: for one hash the signed weighted mean of the
-    rows of each bucket, for several by conjugate gradients. With importance it is bilinear: the table given the weights
-    and the weights given the table (a small system per row) are solved in turn, starting from weights
-    of 1, so that the error never rises.
+    rows of each bucket, for several by conjugate gradients. With importance it is bilinear: the weights given the table
+    (a small system per row) and the table given the weights are solved in turn, from weights of 1 on.
 
     Args:
         table: float ``[rows, dim]``.
