@@ -2,6 +2,7 @@
 
 from jaxcompress.factorize.asvd import asvd as asvd
 from jaxcompress.factorize.asvd import asvd_factors as asvd_factors
+from jaxcompress.factorize.channel_decomposition import channel_decomposition as channel_decomposition
 from jaxcompress.factorize.cp import CP as CP
 from jaxcompress.factorize.cp import cp as cp
 from jaxcompress.factorize.cp_tensor import CPTensor as CPTensor
@@ -24,8 +25,8 @@ from jaxcompress.factorize.output_factors import output_factors as output_factor
 from jaxcompress.factorize.output_pca import output_pca as output_pca
 from jaxcompress.factorize.pca import PCA as PCA
 from jaxcompress.factorize.pca import pca as pca
-from jaxcompress.factorize.rank import EVBMF as EVBMF
 from jaxcompress.factorize.rank import Budget as Budget
+from jaxcompress.factorize.rank import EVBMF as EVBMF
 from jaxcompress.factorize.rank import Energy as Energy
 from jaxcompress.factorize.rank import ExplainedVariance as ExplainedVariance
 from jaxcompress.factorize.rank import RankRule as RankRule
