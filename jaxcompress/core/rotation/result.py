@@ -208,7 +208,7 @@ def apply(params: Any, rotation: Rotation, matrix: ArrayLike) -> Any:
         >>> params = {"a": jnp.ones((3, 2)), "b": jnp.ones((2, 1))}
         >>> (found,) = rotations(lambda p, x: x @ p["a"] @ p["b"], params, jnp.ones((5, 3)))
         >>> turned = apply(params, found, jnp.array([[0.6, -0.8], [0.8, 0.6]]))
-        >>> jnp.round(turned["a"][0], 1).tolist(), jnp.round(turned["a"] @ turned["b"], 3).tolist()
+        >>> [round(float(entry), 1) for entry in turned["a"][0]], (turned["a"] @ turned["b"]).round(3).tolist()
         ([1.4, -0.2], [[2.0], [2.0], [2.0]])
 
     References:
