@@ -21,9 +21,10 @@ _ROOMS = ("prune", "factorize", "quantize", "cluster", "train")
 class Recipe:
     """A sequence of stages, carried out in order by `jaxcompress.compress`.
 
-    A stage is a frozen dataclass with a class attribute ``version``, whose fields JSON can hold: one of the package
-    (`jaxcompress.prune.Magnitude`, `jaxcompress.cluster.KMeans`, ...; `jaxcompress.train.Finetune` and
-    ``GradualPruning`` train), or your own with ``__call__(params, *, sites=None) -> params``.
+    A stage is a frozen dataclass with a class attribute ``version``, whose fields JSON can hold, or are such
+    dataclasses again (`jaxcompress.factorize.energy`): one of the package (`jaxcompress.prune.Magnitude`,
+    `jaxcompress.cluster.KMeans`, ...; `jaxcompress.train.Finetune` and ``GradualPruning`` train), or your own with
+    ``__call__(params, *, sites=None) -> params``.
 
     Attributes:
         stages: the stages, a tuple.
@@ -67,10 +68,7 @@ class Recipe:
         Raises:
             TypeError: if a field holds what JSON cannot (a predicate as ``where``, say); names it.
         """
-        stages = [
-            {"stage": stage_name(type(stage)), "version": type(stage).version, "fields": _fields(stage)}
-            for stage in self.stages
-        ]
+        stages = [_entry(stage) for stage in self.stages]
         return json.dumps({"format": FORMAT, "version": VERSION, "stages": stages})
 
     @classmethod
@@ -118,6 +116,10 @@ def _check(position: int, stage: Any) -> None:
         raise TypeError(f"{where}: {type(stage).__qualname__} needs an integer class attribute `version`")
 
 
+def _entry(stage: Any) -> dict[str, Any]:
+    return {"stage": stage_name(type(stage)), "version": type(stage).version, "fields": _fields(stage)}
+
+
 def _fields(stage: Any) -> dict[str, Any]:
     fields = {}
     for field in dataclasses.fields(stage):
@@ -133,6 +135,8 @@ def _fields(stage: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if _is_stage(value):  # a field that is a setting of its own, such as jc.factorize.energy(0.95)
+        return _entry(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -140,12 +144,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _unplain(value: Any) -> Any:
+def _unplain(value: Any, own: Mapping[str, type]) -> Any:
     if isinstance(value, dict):
         if set(value) == {"tuple"}:
-            return tuple(_unplain(item) for item in value["tuple"])
-        return {key: _unplain(item) for key, item in value.items()}
-    return [_unplain(item) for item in value] if isinstance(value, list) else value
+            return tuple(_unplain(item, own) for item in value["tuple"])
+        if set(value) == {"stage", "version", "fields"}:
+            return _stage(value, own)
+        return {key: _unplain(item, own) for key, item in value.items()}
+    return [_unplain(item, own) for item in value] if isinstance(value, list) else value
+
+
+def _is_stage(value: Any) -> bool:
+    dataclass = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return dataclass and isinstance(getattr(type(value), "version", None), int)
 
 
 def _stage(entry: Any, own: Mapping[str, type]) -> Any:
@@ -164,7 +175,7 @@ def _stage(entry: Any, own: Mapping[str, type]) -> Any:
     if unknown:
         raise ValueError(f"{name} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
     try:
-        return cls(**{key: _unplain(value) for key, value in entry["fields"].items()})
+        return cls(**{key: _unplain(value, own) for key, value in entry["fields"].items()})
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from error
 

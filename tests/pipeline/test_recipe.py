@@ -24,6 +24,7 @@ STAGES = [
     jc.prune.Magnitude(sparsity={"a/*": 0.5, "**": 0.25}, where=("**/kernel", "!head/*")),
     jc.train.GradualPruning(steps=20, sparsity=0.9, prune_where=["**/kernel"]),
     jc.train.Finetune(steps=3, learning_rate=0.01, optimizer="sgd", schedule="constant", warmup_steps=2),
+    jc.factorize.SVD(rank={"a/*": jc.factorize.energy(0.9), "**": jc.factorize.budget(parameters=0.5)}, seed=3),
 ]
 
 
@@ -33,10 +34,24 @@ def test_round_trip_gives_equal_stages():
     assert Recipe.from_json(json.loads(recipe.to_json())) == recipe, "an artifact gives the object, not the text"
 
 
+def test_a_setting_inside_of_a_stage_is_versioned_too():
+    raw = json.loads(Recipe([jc.factorize.SVD(rank=jc.factorize.evbmf())]).to_json())
+    rule = raw["stages"][0]["fields"]["rank"]
+    assert rule == {"stage": "factorize.EVBMF", "version": 1, "fields": {"or_dense": False}}
+    rule["version"] = 2
+    with pytest.raises(ValueError, match=r"factorize\.EVBMF of version 2; here it is version 1"):
+        Recipe.from_json(raw)
+
+
 def test_json_is_versioned_and_names_every_stage():
     raw = json.loads(Recipe(STAGES).to_json())
     assert (raw["format"], raw["version"]) == ("jaxcompress.recipe", 1)
-    assert [stage["stage"] for stage in raw["stages"]] == ["prune.Magnitude", "train.GradualPruning", "train.Finetune"]
+    assert [stage["stage"] for stage in raw["stages"]] == [
+        "prune.Magnitude",
+        "train.GradualPruning",
+        "train.Finetune",
+        "factorize.SVD",
+    ]
     assert all(stage["version"] == 1 for stage in raw["stages"])
 
 

@@ -32,6 +32,21 @@ class Budget(RankRule):
 
     version: ClassVar[int] = 1
 
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        given = {name: getattr(self, name) for name in _COSTS if getattr(self, name) is not None}
+        if len(given) != 1:
+            raise ValueError(f"budget: give exactly one of parameters=, bytes=, flops=; got {given or 'none'}")
+        ((name, value),) = given.items()
+        if isinstance(value, bool) or not value > 0 or (not isinstance(value, int) and value > 1):
+            raise ValueError(
+                f"budget: {name}= must be a positive int, or a float in (0, 1] as a fraction; got {value!r}"
+            )
+        if self.scale not in ("relative", "absolute"):
+            raise ValueError(f"budget: scale must be 'relative' or 'absolute', got {self.scale!r}")
+        if isinstance(self.multiple_of, bool) or not isinstance(self.multiple_of, int) or self.multiple_of < 1:
+            raise ValueError(f"budget: multiple_of must be a positive int, got {self.multiple_of!r}")
+
     def ranks(self, candidates: Sequence[Candidate], spectra: Sequence[Spectrum], *, method: str) -> list[int | None]:
         """The choice of all ranks together that leaves out least within the budget; None stays dense.
 
@@ -88,18 +103,7 @@ def budget(
     References:
         Nemhauser and Ullmann, 1969 (the search). https://doi.org/10.1287/mnsc.15.9.494
     """
-    made = Budget(parameters, bytes, flops, scale, multiple_of, or_dense)
-    given = {name: getattr(made, name) for name in _COSTS if getattr(made, name) is not None}
-    if len(given) != 1:
-        raise ValueError(f"budget: give exactly one of parameters=, bytes=, flops=; got {given or 'none'}")
-    ((name, value),) = given.items()
-    if isinstance(value, bool) or not value > 0 or (not isinstance(value, int | np.integer) and value > 1):
-        raise ValueError(f"budget: {name}= must be a positive int, or a float in (0, 1] as a fraction; got {value!r}")
-    if scale not in ("relative", "absolute"):
-        raise ValueError(f"budget: scale must be 'relative' or 'absolute', got {scale!r}")
-    if isinstance(multiple_of, bool) or not isinstance(multiple_of, int) or multiple_of < 1:
-        raise ValueError(f"budget: multiple_of must be a positive int, got {multiple_of!r}")
-    return made
+    return Budget(parameters, bytes, flops, scale, multiple_of, or_dense)
 
 
 def choose(
@@ -139,7 +143,7 @@ def choose(
         )
     width = max(len(own) for own in ranks)
     padded = [np.array([np.pad(own, (0, width - len(own)), mode="edge") for own in rows]) for rows in (costs, values)]
-    picks, _, _ = best_choices(*padded, limit, most_states=max(64, _PARTIAL // width))
+    picks, _, _ = best_choices(padded[0], padded[1], limit, most_states=max(64, _PARTIAL // width))
     return [own[pick] for own, pick in zip(ranks, np.minimum(picks, [len(own) - 1 for own in ranks]), strict=True)]
 
 

@@ -20,6 +20,11 @@ class Energy(RankRule):
 
     version: ClassVar[int] = 1
 
+    def __post_init__(self) -> None:
+        """Checks the fraction."""
+        if isinstance(self.fraction, bool) or not 0 < self.fraction < 1:
+            raise ValueError(f"energy: fraction must be in (0, 1), got {self.fraction!r}")
+
     def rank_of_one(self, candidate: Candidate, spectrum: Spectrum, *, method: str) -> int:
         """The largest of what its layers need."""
         s = spectrum.concrete(method)
@@ -49,9 +54,7 @@ def energy(fraction: float, *, or_dense: bool = False) -> Energy:
         >>> jc.factorize.svd({"w": w}, rank=energy(0.85))["w"].rank
         1
     """
-    if isinstance(fraction, bool) or not 0 < fraction < 1:
-        raise ValueError(f"energy: fraction must be in (0, 1), got {fraction!r}")
-    return Energy(float(fraction), or_dense)
+    return Energy(fraction, or_dense)
 
 
 def least_rank(s: np.ndarray, fraction: float, total: np.ndarray) -> np.ndarray:

@@ -20,6 +20,11 @@ class ExplainedVariance(RankRule):
     version: ClassVar[int] = 1
     needs_variance: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        """Checks the fraction."""
+        if isinstance(self.fraction, bool) or not 0 < self.fraction < 1:
+            raise ValueError(f"explained_variance: fraction must be in (0, 1), got {self.fraction!r}")
+
     def rank_of_one(self, candidate: Candidate, spectrum: Spectrum, *, method: str) -> int:
         """The largest of what its layers need."""
         s, variance = spectrum.concrete(method), spectrum.concrete_variance(method)
@@ -51,6 +56,4 @@ def explained_variance(fraction: float, *, or_dense: bool = False) -> ExplainedV
         >>> [jc.factorize.svd({"w": w}, rank=rule)["w"].rank for rule in rules]
         [1, 2]
     """
-    if isinstance(fraction, bool) or not 0 < fraction < 1:
-        raise ValueError(f"explained_variance: fraction must be in (0, 1), got {fraction!r}")
-    return ExplainedVariance(float(fraction), or_dense)
+    return ExplainedVariance(fraction, or_dense)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.fields import bit_width
 from jaxcompress.core.parts import Part
 from jaxcompress.factorize.matrix import Matrix
@@ -53,7 +54,7 @@ def as_matrices(arrays: Sequence[jax.Array], matrix: Matrix) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="matrix")
 def _spectra(arrays: Sequence[jax.Array], *, matrix: Matrix) -> tuple[jax.Array, jax.Array]:
     w = as_matrices(arrays, matrix).reshape(len(arrays), -1, *matrix.shape)
-    w = w.astype(jnp.promote_types(w.dtype, jnp.float32))
+    w = w.astype(wider(w.dtype, jnp.float32))
     s = truncated_svd(w, rank=min(matrix.shape)).s
     sample = -2 if matrix.inputs_are_rows else -1  # a sample is what one input gives to all outputs
     return s, jnp.sum(jnp.square(w - jnp.mean(w, axis=sample, keepdims=True)), axis=(-2, -1))
