@@ -15,10 +15,12 @@ from jaxcompress.core.leaf import CompressedArray, is_compressed, leaf_kind
 from jaxcompress.core.lift import lift
 from jaxcompress.core.observe import observe
 from jaxcompress.core.rescaling import Symmetries, symmetries
+from jaxcompress.core.rotation import Rotations, rotations
 from jaxcompress.core.sequential import sequential
 from jaxcompress.core.shrink import Shrunk, Verification, shrink, verify
 from jaxcompress.core.sites import Site, Sites, sites
 from jaxcompress.core.tree import in_axes, materialize, merge, shardings, split_trainable, stored_bytes
+from jaxcompress.core.untie import untie
 
 if TYPE_CHECKING:
     from jaxcompress import pipeline, report, train
@@ -32,6 +34,7 @@ __all__ = [
     "Explanation",
     "Groups",
     "Recipe",
+    "Rotations",
     "Shrunk",
     "Site",
     "Sites",
@@ -56,6 +59,7 @@ __all__ = [
     "prune",
     "quantize",
     "report",
+    "rotations",
     "save",
     "sequential",
     "shardings",
@@ -65,6 +69,7 @@ __all__ = [
     "stored_bytes",
     "symmetries",
     "train",
+    "untie",
     "verify",
 ]
 

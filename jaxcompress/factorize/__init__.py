@@ -25,8 +25,8 @@ from jaxcompress.factorize.output_factors import output_factors as output_factor
 from jaxcompress.factorize.output_pca import output_pca as output_pca
 from jaxcompress.factorize.pca import PCA as PCA
 from jaxcompress.factorize.pca import pca as pca
-from jaxcompress.factorize.rank import Budget as Budget
 from jaxcompress.factorize.rank import EVBMF as EVBMF
+from jaxcompress.factorize.rank import Budget as Budget
 from jaxcompress.factorize.rank import Energy as Energy
 from jaxcompress.factorize.rank import ExplainedVariance as ExplainedVariance
 from jaxcompress.factorize.rank import RankRule as RankRule
@@ -35,6 +35,8 @@ from jaxcompress.factorize.rank import energy as energy
 from jaxcompress.factorize.rank import evbmf as evbmf
 from jaxcompress.factorize.rank import explained_variance as explained_variance
 from jaxcompress.factorize.separable import Separable as Separable
+from jaxcompress.factorize.slicegpt import Sliced as Sliced
+from jaxcompress.factorize.slicegpt import slice_residual as slice_residual
 from jaxcompress.factorize.spatial_svd import SpatialSVD as SpatialSVD
 from jaxcompress.factorize.spatial_svd import spatial_svd as spatial_svd
 from jaxcompress.factorize.svd import SVD as SVD
