@@ -30,9 +30,30 @@ def test_pruned_fraction_against_accuracy_and_bytes(tmp_path):
 
 
 @pytest.mark.standard_promotion
+def test_pca_svd_and_factor_analysis_in_both_regimes(tmp_path):
+    out = tmp_path / "figure.png"
+    program = runpy.run_path(str(EXAMPLES / "03_pca_vs_svd.py"))
+    many, few = program["main"](out=str(out), counts=(2, 16), few_rows=100, iterations=5)
+    assert many.features < many.rows
+    assert few.features > few.rows
+    for regime in (many, few):
+        for name, curve in regime.curves.items():
+            assert curve.wrong[1] < 0.6 * curve.wrong[0], name  # more components tell more
+            assert curve.lost[1] < curve.lost[0] < 1, name
+        pca, svd = regime.curves["PCA"], regime.curves["SVD (not centred)"]
+        assert pca.lost[0] < svd.lost[0]  # one of the two directions of an SVD goes to the mean
+        assert all(pca.lost[1] < other.lost[1] + 5e-3 for other in regime.curves.values())
+    assert many.curves["PCA"].wrong[1] < 0.08
+    assert many.pixels_wrong < 0.08
+    header = out.read_bytes()[:24]
+    assert header.startswith(b"\x89PNG")
+    assert int.from_bytes(header[16:20], "big") > 1200
+
+
+@pytest.mark.standard_promotion
 def test_training_with_the_rounding_in_sight(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the example writes its file here
-    found = runpy.run_path(str(EXAMPLES / "03_quantize_aware_mnist.py"))["main"](steps=80)
+    found = runpy.run_path(str(EXAMPLES / "04_quantize_aware_mnist.py"))["main"](steps=80)
     assert found["float32"] > 0.85
     assert found["2 bits, trained"] > 0.85
     assert found["2 bits, trained"] > found["2 bits, rounded"] + 0.02

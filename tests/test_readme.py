@@ -37,7 +37,7 @@ def test_example_runs(code, tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 
-@pytest.mark.parametrize(("number", "name"), [(0, "03_quantize_aware_mnist.py"), (1, "01_wrap_a_train_step.py")])
+@pytest.mark.parametrize(("number", "name"), [(0, "04_quantize_aware_mnist.py"), (1, "01_wrap_a_train_step.py")])
 def test_diff_is_the_example_file(number, name):
     """The lines that the README adds to a train step are lines of the example; those that it takes away are not."""
     example = {line.strip() for line in (ROOT / "examples" / name).read_text().splitlines()}

@@ -1,6 +1,6 @@
 """Quantization-aware training in a Flax train loop: two lines changed, one line added.
 
-    python examples/03_quantize_aware_mnist.py
+    python examples/04_quantize_aware_mnist.py
 
 Trains a small network on 4,000 MNIST digits (they come with the `demo` extra), then brings weights and activations to 2
 bits: by rounding what was trained, and by training on with the rounding in sight (LSQ). Written are files of integers.
