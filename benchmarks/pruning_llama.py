@@ -46,16 +46,22 @@ def model() -> tuple[Callable[..., jax.Array], Any]:
 
 
 def apply(params: Any, tokens: jax.Array, *, heads: int, kv_heads: int) -> jax.Array:
-    """Logits: tokens (batch, length) -> (batch, length, vocab)."""
+    """Logits: tokens (batch, length) -> (batch, length, vocab). Layers may have biases: ``b_wq`` beside ``wq``."""
     x = params["emb"][tokens]
     for at in params["layers"]:
         h = llama.rms_norm(x, at["att_norm"])
         split = (("wq", heads), ("wk", kv_heads), ("wv", kv_heads))
-        q, k, v = (llama.split_heads(h @ at[name], n) for name, n in split)
-        x = x + llama.attend(q, k, v).reshape(x.shape) @ at["wo"]
+        q, k, v = (llama.split_heads(linear(at, name, h), n) for name, n in split)
+        x = x + linear(at, "wo", llama.attend(q, k, v).reshape(x.shape))
         h = llama.rms_norm(x, at["ffn_norm"])
-        x = x + (jax.nn.silu(h @ at["w1"]) * (h @ at["w3"])) @ at["w2"]
+        x = x + linear(at, "w2", jax.nn.silu(linear(at, "w1", h)) * linear(at, "w3", h))
     return llama.rms_norm(x, params["norm"]) @ params["emb"].T
+
+
+def linear(at: Mapping[str, jax.Array], name: str, x: jax.Array) -> jax.Array:
+    """The product with a matrix of a layer, and its bias where it has one."""
+    y, bias = x @ at[name], at.get(f"b_{name}")
+    return y if bias is None else y + bias[None, None]
 
 
 def perplexity(fn: Callable[..., jax.Array], windows: np.ndarray) -> Callable[[Any], float]:

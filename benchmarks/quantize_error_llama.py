@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-
 import jaxcompress as jc
-from benchmarks.pruning_llama import BATCH, DENSE, model, perplexity
 from benchmarks.results import row
-from tests.zoo import llama
+from benchmarks.trained_llama import Subject, file_bytes, subject
 
 Rows = list[dict[str, Any]]
 WEIGHTS = ("emb", "layers/**/w*")
-CALIBRATION, WINDOWS = 32, 144
 REFINE = 8  # rounds of descent of the methods that are called refined
 BEST = ("gptq refined", "gptq asymmetric refined", "gptq levels refined")
 TARGETS: Mapping[str, float] = {
@@ -32,55 +23,9 @@ TARGETS: Mapping[str, float] = {
 }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
-    """The trained model with what it is calibrated on and how it is evaluated."""
-
-    fn: Callable[..., Any]
-    params: Any
-    data: list[Any]
-    evaluate: Callable[[Any], float]
-    dense: float
-    sites: Any
-    quick: bool
-
-    @functools.cached_property
-    def stats(self) -> Any:
-        """What the dense model meets on the calibration windows."""
-        what = ("second_moment", "mean_abs")
-        return jc.observe(self.fn, self.params, self.data, what=what, where=WEIGHTS)
-
-    def in_turns(self, method: Callable[..., Any], **options: Any) -> Any:
-        """The embedding first, then layer after layer, each fitted to what the quantized ones before it let through."""
-        if self.quick:
-            return self.at_once(method, **options)
-        turns: list[Any] = ["emb"]
-        for i in range(len(self.params["layers"])):
-            at = f"layers/{i}/"
-            turns += [[at + "wq", at + "wk", at + "wv"], at + "wo", [at + "w1", at + "w3"], at + "w2"]
-        fitted = functools.partial(method, **options)
-        return jc.sequential(self.fn, self.params, self.data, fitted, order=turns, where=WEIGHTS)
-
-    def at_once(self, method: Callable[..., Any], **options: Any) -> Any:
-        """All matrices, each fitted to what the dense model lets through."""
-        return method(self.params, self.stats, **options)
-
-    def rounded(self, **options: Any) -> Any:
-        """Round to nearest."""
-        return jc.quantize.rtn(self.params, where=WEIGHTS, sites=self.sites, **options)
-
-
-@functools.cache
-def subject(quick: bool) -> Subject:
-    calibrating, total = (4, 8) if quick else (CALIBRATION, WINDOWS)
-    windows = llama.windows(total)
-    fn, params = model()
-    batch = min(BATCH, calibrating)
-    data = [jnp.asarray(windows[i : i + batch, :-1]) for i in range(0, calibrating, batch)]
-    evaluate = perplexity(fn, windows[calibrating:])
-    return Subject(
-        fn, params, data, evaluate, evaluate(params) if quick else DENSE, jc.sites(fn, params, data[0]), quick
-    )
+def rounded(on: Subject, **options: Any) -> Any:
+    """Round to nearest."""
+    return jc.quantize.rtn(on.params, where=WEIGHTS, sites=on.sites, **options)
 
 
 def methods(on: Subject, bits: int) -> dict[str, Callable[[], Any]]:
@@ -88,12 +33,12 @@ def methods(on: Subject, bits: int) -> dict[str, Callable[[], Any]]:
     quantize = jc.quantize
     full = {"bits": bits, "format": "int_full"}
     levels = {"bits": bits, "format": "levels", "ranges": "kmeans"}
-    found: dict[str, Callable[[], Any]] = {"rtn": lambda: on.rounded(bits=bits)}
+    found: dict[str, Callable[[], Any]] = {"rtn": lambda: rounded(on, bits=bits)}
     if bits == 8:
         return found
     found |= {
-        "rtn mse": lambda: on.rounded(**full, ranges="mse"),
-        "rtn levels": lambda: on.rounded(**levels),
+        "rtn mse": lambda: rounded(on, **full, ranges="mse"),
+        "rtn levels": lambda: rounded(on, **levels),
         "gptq": lambda: on.in_turns(quantize.gptq, **full),
         "gptq refined": lambda: on.in_turns(quantize.gptq, **full, refine=REFINE),
         "gptq levels refined": lambda: on.in_turns(quantize.gptq, **levels, refine=REFINE),
@@ -109,7 +54,7 @@ def methods(on: Subject, bits: int) -> dict[str, Callable[[], Any]]:
     }
     if bits == 4:
         found |= {
-            "nf4 rtn": lambda: on.rounded(bits=None, format="nf4"),
+            "nf4 rtn": lambda: rounded(on, bits=None, format="nf4"),
             "nf4 gptq": lambda: on.in_turns(quantize.gptq, bits=None, format="nf4"),
         }
     return found
@@ -117,7 +62,7 @@ def methods(on: Subject, bits: int) -> dict[str, Callable[[], Any]]:
 
 def llama_rows(bits: int, *, quick: bool) -> Rows:
     """Perplexity and file bytes of all methods at one width."""
-    on = subject(quick)
+    on = subject(quick, WEIGHTS)
     rows, best = [], {}
     dense_bytes = file_bytes(on.params)
     for name, make in methods(on, bits).items():
@@ -140,11 +85,3 @@ def llama_rows(bits: int, *, quick: bool) -> Rows:
             row(f"llama int{bits} best ppl", best[name], "ppl", f"target; is {name}", TARGETS[f"int{bits} best"])
         )
     return rows
-
-
-def file_bytes(params: Any) -> int:
-    """Bytes of the artifact."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.jxc"
-        jc.save(path, params)
-        return os.path.getsize(path)

@@ -39,6 +39,7 @@ from jaxcompress.factorize.slicegpt import Sliced as Sliced
 from jaxcompress.factorize.slicegpt import slice_residual as slice_residual
 from jaxcompress.factorize.spatial_svd import SpatialSVD as SpatialSVD
 from jaxcompress.factorize.spatial_svd import spatial_svd as spatial_svd
+from jaxcompress.factorize.refit import refit as refit
 from jaxcompress.factorize.svd import SVD as SVD
 from jaxcompress.factorize.svd import masked_factors as masked_factors
 from jaxcompress.factorize.svd import svd as svd

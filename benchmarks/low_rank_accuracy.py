@@ -1,0 +1,60 @@
+"""What low rank costs on real networks: a trained Llama; LeNet-5, ResNet-20 and LeNet-300-100 before and after tuning.
+
+    python -m benchmarks.low_rank_accuracy [--quick] [--json PATH] [--only PART ...]
+
+| part | what | figures |
+|---|---|---|
+| llama-10, -20, -30 | the trained Llama (260,032 parameters) with so many percent fewer | perplexity |
+
+Llama: the matrices of the layers are factorized, by every method; the embedding, which is tied, stays dense (as a head
+it could be fitted, but its rows are looked up too; factorized with the rest, all methods end higher). Parameters are
+those of the whole model, factors counted as they are. Methods calibrate on windows 0-31 of TinyStories, perplexity is
+that of windows 32-143; float32 has 5.187. Ranks are one part of every matrix's break-even, or, where the name says
+`budget`, chosen by pooled singular values of the method itself (`jc.factorize.budget`), with matrices that stay dense.
+`sequential`: layer after layer, each fitted to what the factorized ones before it let through; the others are fitted
+to the dense model. `drone` has the same optimum as `whitened` where the data span all directions; `output pca` (AFM)
+goes in turns and gives every layer a bias, which counts. `refitted`: the output factors updated in closed form, in
+turns. `lora`: after it, deltas of rank 4, in place of as much rank, trained for 96 steps of 8 windows on the
+calibration windows alone.
+
+With `--only`, parts run one by one: the kept results exchange the rows of the part and say for each part when and on
+what it ran. `--quick` shows that it runs; it keeps nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.low_rank_accuracy_llama import PERCENTS, llama_rows
+from benchmarks.results import report
+
+Rows = list[dict[str, Any]]
+PARTS: Mapping[str, Callable[..., Rows]] = {
+    f"llama-{percent}": functools.partial(llama_rows, percent) for percent in PERCENTS
+}
+QUICK = ("llama-20",)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.low_rank_accuracy", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few windows and methods; keeps no results")
+    parser.add_argument("--json", metavar="PATH", help="also write the rows to this file")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
+    options = parser.parse_args(arguments)
+    rows: Rows = []
+    for name in options.only or (QUICK if options.quick else list(PARTS)):
+        start = time.perf_counter()
+        found = PARTS[name](quick=options.quick)
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+        report("low_rank_accuracy", found, json_path=None, keep=not options.quick, part=name)
+        rows += found
+    if options.json:
+        report("low_rank_accuracy", rows, json_path=options.json, keep=False)
+
+
+if __name__ == "__main__":
+    main()
