@@ -34,12 +34,12 @@ from jaxcompress.factorize.rank import budget as budget
 from jaxcompress.factorize.rank import energy as energy
 from jaxcompress.factorize.rank import evbmf as evbmf
 from jaxcompress.factorize.rank import explained_variance as explained_variance
+from jaxcompress.factorize.refit import refit as refit
 from jaxcompress.factorize.separable import Separable as Separable
 from jaxcompress.factorize.slicegpt import Sliced as Sliced
 from jaxcompress.factorize.slicegpt import slice_residual as slice_residual
 from jaxcompress.factorize.spatial_svd import SpatialSVD as SpatialSVD
 from jaxcompress.factorize.spatial_svd import spatial_svd as spatial_svd
-from jaxcompress.factorize.refit import refit as refit
 from jaxcompress.factorize.svd import SVD as SVD
 from jaxcompress.factorize.svd import masked_factors as masked_factors
 from jaxcompress.factorize.svd import svd as svd
