@@ -44,7 +44,8 @@ class Observed:
             ``second_moment`` [stack..., features, features] (divided by the count), ``output_second_moment``,
             ``absmax``, ``min``, ``max``, ``histogram`` as (counts [stack..., bins], edges [stack..., bins + 1]),
             ``batch_ranges`` as (least, greatest) entry of every batch, each [batches, stack...], infinities where a
-            batch did not reach the site; ``row_counts`` of a lookup [rows].
+            batch did not reach the site; ``output_rows`` [stack..., rows, outputs], some rows of what every batch gave
+            (the same ones at every call, NaN where it did not reach the site); ``row_counts`` of a lookup [rows].
     """
 
     path: str
@@ -110,7 +111,7 @@ def observe(
         params: its first argument; leaves may be compressed.
         batches: the data. Iterated once, or once per pass with ``leaves_per_pass``.
         what: names out of ``second_moment``, ``mean``, ``mean_abs``, ``absmax``, ``min``, ``max``, ``histogram``,
-            ``batch_ranges``, ``output_second_moment``. Lookups always give ``row_counts``.
+            ``batch_ranges``, ``output_second_moment``, ``output_rows``. Lookups always give ``row_counts``.
         inputs: turns a batch into the positional arguments after ``params``. Default: a tuple is spread, anything
             else is
             the only argument.

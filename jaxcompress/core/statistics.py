@@ -6,6 +6,7 @@ Rows of data are ``[stack..., rows, features]``. Sums stay sums until the end, s
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from jax import lax
 
 HALF_BINS = 2048  # histogram bins on either side of zero; a power of two
 LEAST_EXPONENT = -120  # bins no narrower than 2**LEAST_EXPONENT, so that an all-zero batch has a width
+SAMPLED_ROWS = 512  # of a batch, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Statistic:
 
     Attributes:
         compute: ``(x, out) -> arrays`` with ``x`` and ``out`` as ``[stack..., rows, features]``.
-        merge: ``"sum"``, ``"max"``, ``"min"``, ``"histogram"`` or ``"batches"``.
+        merge: ``"sum"``, ``"max"``, ``"min"``, ``"histogram"``, ``"batches"`` or ``"rows"``.
     """
 
     compute: Callable[[jax.Array, jax.Array], Any]
@@ -65,6 +67,17 @@ def extent(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.min(x, axis=(-2, -1), initial=jnp.inf), jnp.max(x, axis=(-2, -1), initial=-jnp.inf)
 
 
+def sample(x: jax.Array) -> jax.Array:
+    """Some rows, always the same ones of arrays of one shape, ``[stack..., rows, features]``: of one batch.
+
+    On the host those of later batches are appended. Of a loop that meets a leaf several times the last step counts, of
+    several devices the first.
+    """
+    rows = x.shape[-2]
+    chosen = np.sort(np.random.default_rng(0).choice(rows, min(rows, SAMPLED_ROWS), replace=False))
+    return jnp.take(x, chosen, axis=-2).astype(jnp.float32)
+
+
 STATISTICS: dict[str, Statistic] = {
     "mean": Statistic(lambda x, out: jnp.sum(x.astype(jnp.float32), axis=-2), "sum"),
     "mean_abs": Statistic(lambda x, out: jnp.sum(jnp.abs(x.astype(jnp.float32)), axis=-2), "sum"),
@@ -75,6 +88,7 @@ STATISTICS: dict[str, Statistic] = {
     "max": Statistic(lambda x, out: jnp.max(x, axis=-2).astype(jnp.float32), "max"),
     "histogram": Statistic(lambda x, out: histogram(x), "histogram"),
     "batch_ranges": Statistic(lambda x, out: extent(x), "batches"),
+    "output_rows": Statistic(lambda x, out: sample(out), "rows"),
 }
 MERGES = {name: statistic.merge for name, statistic in STATISTICS.items()} | {
     "count": "sum",
@@ -118,6 +132,8 @@ def to_host(statistics: dict[str, Any]) -> dict[str, Any]:
         out["histogram"] = np.asarray(counts, np.int64), np.asarray(exponent)
     if "batch_ranges" in out and not isinstance(out["batch_ranges"][0], np.ndarray):
         out["batch_ranges"] = tuple(np.asarray(end)[None] for end in out["batch_ranges"])
+    if "output_rows" in out:
+        out["output_rows"] = np.asarray(out["output_rows"])
     return out
 
 
@@ -132,6 +148,8 @@ def _merge(how: str, a: Any, b: Any) -> Any:
         if isinstance(a[0], np.ndarray):
             return tuple(np.concatenate(pair) for pair in zip(a, b, strict=True))
         return jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1])
+    if how == "rows":
+        return np.concatenate([a, b], -2) if isinstance(a, np.ndarray) else jnp.where(jnp.isnan(b), a, b)
     return {"sum": lambda: a + b, "max": lambda: jnp.maximum(a, b), "min": lambda: jnp.minimum(a, b)}[how]()
 
 
@@ -141,7 +159,7 @@ def _neutral(how: str, like: Any) -> Any:
         return jnp.zeros(counts.shape, counts.dtype), jnp.full(exponent.shape, LEAST_EXPONENT, exponent.dtype)
     if how == "batches":
         return _neutral("min", like[0]), _neutral("max", like[1])
-    start = {"sum": 0, "max": -jnp.inf, "min": jnp.inf}[how]
+    start = {"sum": 0, "max": -jnp.inf, "min": jnp.inf, "rows": jnp.nan}[how]
     return jnp.full(like.shape, start, like.dtype)
 
 
@@ -152,6 +170,9 @@ def _across(how: str, value: Any, axes: tuple[str, ...]) -> Any:
         return lax.psum(_coarsen(counts, widest - exponent), axes), widest
     if how == "batches":
         return lax.pmin(value[0], axes), lax.pmax(value[1], axes)
+    if how == "rows":
+        first = functools.reduce(jnp.logical_and, [lax.axis_index(axis) == 0 for axis in axes])
+        return lax.psum(jnp.where(first, value, jnp.zeros_like(value)), axes)
     return {"sum": lax.psum, "max": lax.pmax, "min": lax.pmin}[how](value, axes)
 
 

@@ -105,7 +105,7 @@ def factorize_in_metric(
         layout, kept = weights[own[0]].layout, np.array([ranks[i] for i in own], np.int32)
         factors = _factors([_arrays(weights[i]) for i in own], kept, knob, layout=layout, solver=solver)
         for i, (u, v), count in zip(own, factors, kept.tolist(), strict=True):
-            leaves[i] = _leaf(u[..., :count], v[..., :count, :], layout, matrices[i])
+            leaves[i] = factors_leaf(u[..., :count], v[..., :count, :], layout, matrices[i])
     return with_parts(params, [weight.part for weight in weights], leaves)
 
 
@@ -160,7 +160,7 @@ def _factors(
     return list(zip(split(u), split(v), strict=True))
 
 
-def _leaf(u: jax.Array, v: jax.Array, layout: Matrices, matrix: Matrix) -> LowRank:
+def factors_leaf(u: jax.Array, v: jax.Array, layout: Matrices, matrix: Matrix) -> LowRank:
     """Factors ``[batch, features, rank]`` and ``[batch, rank, outputs]`` as a leaf of the weight's own axes."""
     rank, stack = v.shape[-2], matrix.stack
     order = layout.feature_order()

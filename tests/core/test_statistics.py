@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxcompress.core import statistics
 
-ALL = tuple(statistics.STATISTICS)
+ALL = tuple(name for name in statistics.STATISTICS if name != "output_rows")  # a sample is no sum of samples
 collect = jax.jit(statistics.collect, static_argnums=0)
 combine = jax.jit(statistics.combine)
 
@@ -97,6 +97,24 @@ def test_over_devices():
         mesh=mesh, in_specs=P("d"), out_specs=P(),
     )  # fmt: skip
     check(jax.jit(merged)(x, out), x, out)
+
+
+def test_sampled_rows_of_loops_batches_and_devices():
+    x, out = rows(0, 600, 3), rows(1, 600, 2)
+    of = lambda out: statistics.collect(("output_rows",), x[: out.shape[0]], out)  # noqa: E731
+    found = of(out)
+    assert found["output_rows"].shape == (512, 2)
+    nothing = statistics.empty(jax.eval_shape(lambda: found))
+    for total in (combine(nothing, found), combine(found, nothing), combine(of(out + jnp.float32(1)), found)):
+        np.testing.assert_array_equal(total["output_rows"], found["output_rows"])
+    both = statistics.combine(statistics.to_host(found), statistics.to_host(of(out[:5])))
+    np.testing.assert_array_equal(both["output_rows"][512:], out[:5])
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    merged = jax.shard_map(
+        lambda out: statistics.across({"output_rows": statistics.sample(out)}, ("d",)),
+        mesh=mesh, in_specs=P("d"), out_specs=P(),
+    )  # fmt: skip
+    np.testing.assert_array_equal(jax.jit(merged)(out)["output_rows"], out[:75])
 
 
 def test_no_axes_no_change():
