@@ -2,6 +2,7 @@
 
 from jaxcompress.factorize.asvd import asvd as asvd
 from jaxcompress.factorize.asvd import asvd_factors as asvd_factors
+from jaxcompress.factorize.blocks import Blocks as Blocks
 from jaxcompress.factorize.channel_decomposition import channel_decomposition as channel_decomposition
 from jaxcompress.factorize.cp import CP as CP
 from jaxcompress.factorize.cp import cp as cp
@@ -13,8 +14,12 @@ from jaxcompress.factorize.factor_analysis import factor_analysis as factor_anal
 from jaxcompress.factorize.factor_analysis import principal_factors as principal_factors
 from jaxcompress.factorize.fisher_svd import fwsvd as fwsvd
 from jaxcompress.factorize.fisher_svd import fwsvd_factors as fwsvd_factors
+from jaxcompress.factorize.gates import per_gate as per_gate
+from jaxcompress.factorize.gates_of import gates_of as gates_of
 from jaxcompress.factorize.incremental_pca import incremental_pca as incremental_pca
 from jaxcompress.factorize.input_pca import input_pca as input_pca
+from jaxcompress.factorize.join import Joined as Joined
+from jaxcompress.factorize.join import join_kernels as join_kernels
 from jaxcompress.factorize.loftq import loftq as loftq
 from jaxcompress.factorize.lora import Lora as Lora
 from jaxcompress.factorize.lora import is_lora as is_lora
