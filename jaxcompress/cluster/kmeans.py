@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from jaxcompress.cluster.codebook import Codebook
+from jaxcompress.cluster.importance import importance_of
 from jaxcompress.core.fields import bit_width
 from jaxcompress.core.granularity import Granularity, scale_shape
 from jaxcompress.core.parts import Part, Roles, find_parts, require_finite, setting_at, with_parts
@@ -123,7 +123,7 @@ def kmeans(
         chosen = _cluster(
             [parts[i].array for i in members],
             [parts[i].support for i in members],
-            None if weights is None else [_importance(parts[i], weights) for i in members],
+            None if weights is None else [importance_of(parts[i], weights, "kmeans") for i in members],
             iterations,
             tables=tables,
             levels=count,
@@ -222,23 +222,6 @@ def _mass(weights: jax.Array, counted: jax.Array | None) -> jax.Array:
     total = jnp.sum(mass)
     some = total > jnp.zeros((), mass.dtype)
     return jnp.where(some, mass * (jnp.sum(alike) / jnp.where(some, total, jnp.ones_like(total))), alike)
-
-
-def _importance(part: Part, weights: Mapping[str, jax.Array]) -> jax.Array:
-    """What is given for a part, checked; of a masked leaf for its values."""
-    given = weights.get(part.path)
-    if given is None or tuple(given.shape) != part.array.shape:
-        found = "nothing" if given is None else f"an array of the shape {tuple(given.shape)}"
-        raise ValueError(
-            f"kmeans: weights= has {found} for {part.name!r} (shape {part.array.shape}): give the importance of each "
-            "of its weights, or leave the leaf out with where="
-        )
-    array = jnp.asarray(given)
-    array = array if array.dtype == jnp.float64 else array.astype(jnp.float32)
-    bad = ~jnp.all(jnp.isfinite(array) & (array >= jnp.zeros((), array.dtype)))
-    if not isinstance(bad, Tracer) and bad:
-        raise ValueError(f"kmeans: weights= of {part.path!r} are negative, NaN or infinite somewhere")
-    return array
 
 
 def _table_sizes(part: Part, granularity: Granularity, group_size: int | None) -> tuple[int, ...]:

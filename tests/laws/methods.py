@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxcompress.cluster import KMeans, kmeans
+from jaxcompress.cluster import KMeans, Product, kmeans, product
 from jaxcompress.factorize import SVD, Tucker, svd, tucker
 from jaxcompress.prune import NM, Block, ByScore, Magnitude, blocked, by_score, magnitude, nm
 from jaxcompress.quantize import RTN, Binary, Ternary, binary, rtn, ternary
@@ -105,6 +105,17 @@ METHODS: dict[str, Method] = {
         rejects={
             "granularity": {"levels": 3, "granularity": "row"},
             "save nothing": {"bits": 8, "granularity": "channel"},
+        },
+    ),
+    "product": Method(
+        product,
+        Product,
+        settings={"block": 3, "levels": 4, "iterations": 5},
+        null=None,
+        rejects={
+            "block=5": {"block": 5, "levels": 4},
+            "save nothing": {"block": 3, "bits": 8},
+            "along": {"block": 3, "levels": 4, "along": "rows"},
         },
     ),
     "rtn_int8": Method(
