@@ -107,7 +107,9 @@ def _fit(
 ) -> tuple[LowRank, jax.Array]:
     """The leaf with another output factor, and whether that is finite."""
     wide = wider(weight.dtype, jnp.float32)
-    rank, own = leaf.rank, leaf.u if inputs_are_rows else jnp.moveaxis(leaf.v, leaf.stack_ndim, -1)
+    u: Any = leaf.u
+    v: Any = leaf.v
+    rank, own = leaf.rank, u if inputs_are_rows else jnp.moveaxis(v, leaf.stack_ndim, -1)
     # The factor of the inputs as a weight of `rank` outputs, laid out as the moments are.
     stack, contracting = layout.roles.stack, layout.roles.contracting
     shifted = {axis: len(stack) + i for i, axis in enumerate(contracting)}
