@@ -5,6 +5,7 @@
 | part | what | figures |
 |---|---|---|
 | llama-10, -20, -30 | the trained Llama (260,032 parameters) with so many percent fewer | perplexity |
+| llama-slice | the same with directions of the residual stream deleted (`low_rank_accuracy_slice`) | perplexity |
 
 Llama: every method factorizes the matrices of the layers; the tied embedding stays dense, for its rows are looked up
 too (with it, at equal parts of the break-even and 20 percent fewer parameters, `whitened` has 92 instead of 50).
@@ -28,12 +29,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from benchmarks import low_rank_accuracy_slice
 from benchmarks.low_rank_accuracy_llama import PERCENTS, llama_rows
 from benchmarks.results import report
 
 Rows = list[dict[str, Any]]
 PARTS: Mapping[str, Callable[..., Rows]] = {
-    f"llama-{percent}": functools.partial(llama_rows, percent) for percent in PERCENTS
+    **{f"llama-{percent}": functools.partial(llama_rows, percent) for percent in PERCENTS},
+    "llama-slice": lambda *, quick: low_rank_accuracy_slice.rows(quick),
 }
 QUICK = ("llama-20",)
 
