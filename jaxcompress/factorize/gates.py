@@ -44,7 +44,8 @@ def per_gate(
 
     Raises:
         ValueError: if the outputs of a kernel do not split into so many gates, its roles are not known, it is
-            compressed already or holds NaN or infinity, ``where`` or a glob fits nothing, or ``stage`` leaves one of them dense.
+            compressed already or holds NaN or infinity, ``where`` or a glob fits nothing, or ``stage`` leaves one of
+            them dense.
         TypeError: if a chosen leaf is not float.
 
     Example:
