@@ -57,7 +57,7 @@ def test_float32_reaches_the_optimum_of_any_moment(features, outputs, rows, cond
     """Fewer rows than features too; the excess is below 1e-4 of the outputs (squares in float32: 3e-4 at worst)."""
     w, x = problem(features, outputs, rows, condition)
     moment = jnp.asarray(x.T @ x / rows, jnp.float32)
-    for rank in (2, 5, 10):
+    for rank in (3, 9):
         found = solve(jnp.asarray(w, jnp.float32), moment, rank=rank)
         excess = output_error(w, x, found) - optimum(w, x, rank)
         assert excess < 1e-4 * np.linalg.norm(x @ w)
