@@ -51,14 +51,16 @@ def test_a_leaf_puts_back_what_a_cut_takes_apart(shape, roles, block, along, len
     np.testing.assert_array_equal(leaf.materialize(), array)
 
 
+def conv(numbers):
+    def fn(p, x):
+        return lax.conv_general_dilated(x, p["w"], (1, 1), "SAME", dimension_numbers=("NHWC", numbers, "NHWC"))
+
+    return fn
+
+
 @pytest.mark.parametrize("name", ["HWIO", "OIHW", "dense", "stacked"])
 def test_metric_is_the_part_of_the_moment_that_a_block_meets(name):
     """The output error of a change of single blocks, from the moments as observed, in float64."""
-    conv = lambda numbers: (
-        lambda p, x: lax.conv_general_dilated(  # noqa: E731
-            x, p["w"], (1, 1), "SAME", dimension_numbers=("NHWC", numbers, "NHWC")
-        )
-    )
     fn, shape, x, block = {
         "HWIO": (conv("HWIO"), (3, 3, 2, 5), data(2, 5, 5, 2), 9),
         "OIHW": (conv("OIHW"), (5, 2, 3, 3), data(2, 5, 5, 2), 18),
