@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxcompress.cluster import KMeans, Product, kmeans, product
-from jaxcompress.factorize import SVD, Tucker, svd, tucker
+from jaxcompress.cluster import HashedNets, KMeans, Product, hashed, kmeans, product
+from jaxcompress.cluster import embeddings as rows
+from jaxcompress.factorize import CP, SVD, TT, Tucker, cp, svd, tt, tucker
 from jaxcompress.prune import NM, Block, ByScore, Magnitude, blocked, by_score, magnitude, nm
 from jaxcompress.quantize import RTN, Binary, Ternary, binary, rtn, ternary
 
@@ -175,11 +176,96 @@ METHODS: dict[str, Method] = {
         rejects={"rank must be": {"rank": 1.5}, "saves nothing": {"rank": 0.999}},
         traced=False,
     ),
+    "cp": Method(
+        cp,
+        CP,
+        settings={"rank": 2, "iterations": 40, "stable": True},
+        null=None,
+        rejects={"rank": {"rank": 0}, "saves nothing": {"rank": 6}, "spatial": {"rank": 2, "spatial": "none"}},
+    ),
+    "tt": Method(
+        tt,
+        TT,
+        settings={"rank": 2, "cores": 2},
+        null=None,
+        rejects={"rank": {"rank": 0}, "saves nothing": {"rank": 12}, "cores": {"rank": 2, "cores": 1}},
+    ),
+    "tt_error": Method(
+        tt,
+        TT,
+        settings={"error": 0.9},
+        null=None,
+        rejects={"error": {"error": 1.5}, "saves nothing": {"error": 0.01}, "either": {}},
+        traced=False,
+    ),
     "tucker": Method(
         tucker,
         Tucker,
         settings={"rank": 2, "sweeps": 1},
         null=None,
         rejects={"rank": {"rank": 0}, "save nothing": {"rank": 8}, "modes": {"rank": 2, "modes": "none"}},
+    ),
+    "hashed": Method(
+        hashed,
+        HashedNets,
+        settings={"compression": 4},
+        null=None,
+        rejects={
+            "compression must": {"compression": 0.5},
+            "buckets must": {"buckets": 0},
+            "save nothing": {"buckets": 144},
+            "either compression= or buckets=": {},
+        },
+    ),
+    "hash_embedding": Method(
+        rows.hash_embedding,
+        rows.HashEmbedding,
+        settings={"buckets": 3, "hashes": 2, "importance": True, "rounds": 2},
+        null=None,
+        rejects={"buckets": {"buckets": 0}, "hashes": {"buckets": 3, "hashes": 0}, "save nothing": {"buckets": 12}},
+    ),
+    "quotient_remainder": Method(
+        rows.quotient_remainder,
+        rows.QuotientRemainder,
+        settings={"operation": "multiply", "rounds": 3},
+        null=None,
+        rejects={
+            "operation": {"operation": "or"},
+            "remainders": {"remainders": 13},
+            "save nothing": {"remainders": 12},
+        },
+    ),
+    "adaptive_embedding": Method(
+        rows.adaptive_embedding,
+        rows.AdaptiveEmbedding,
+        settings={"cutoffs": [3], "widths": [12, 2]},
+        null=None,
+        rejects={
+            "cutoffs": {"cutoffs": [12]},
+            "widths": {"cutoffs": [3], "widths": [12]},
+            "save nothing": {"cutoffs": [3], "widths": [12, 12]},
+        },
+    ),
+    "product_codes": Method(
+        rows.product_codes,
+        rows.ProductCodes,
+        settings={"runs": 3, "levels": 4, "iterations": 3},
+        null=None,
+        rejects={
+            "runs": {"runs": 5},
+            "levels": {"runs": 3, "levels": 1},
+            "save nothing": {"runs": 3, "levels": 12},
+        },
+    ),
+    "subword_embedding": Method(
+        rows.subword_embedding,
+        rows.SubwordEmbedding,
+        settings={"words": [f"word{i}" for i in range(12)], "buckets": 5, "iterations": 5},
+        null=None,
+        rejects={
+            "words": {"words": ["one"], "buckets": 3},
+            "buckets": {"words": ["one"] * 12, "buckets": 0},
+            "save nothing": {"words": ["one"] * 12, "buckets": 12},
+        },
     ),
 }
