@@ -28,7 +28,7 @@ from jaxcompress.quantize.rescaled import Rescaled
 from jaxcompress.quantize.tabled import FixedTable, Tabled
 from jaxcompress.quantize.training.fake import LearnedOffset, StraightThrough
 from jaxcompress.quantize.training.fake_input import LearnedInput
-from tests.laws import rows
+from tests.laws import networks, rows
 
 Compressor = Callable[[Any, int], CompressedArray | None]
 
@@ -248,11 +248,14 @@ KINDS: dict[str, Compressor] = {
     "lowrank_int8": lowrank_int8,
     "lowrank_mixed": lowrank_mixed,
     "lora": lora,
+    "tensor_train": networks.train,
     "tucker": tucker,
     "hashed": rows.hashed,
 }
 
 RELATED: dict[str, Compressor] = {
+    "cp": networks.canonical,
+    "gates": networks.gates,
     "codebook_of_channels": codebook_of_channels,
     "vectors_of_rows": vectors_of_rows,
     "seven_levels": seven_levels,

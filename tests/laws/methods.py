@@ -179,7 +179,7 @@ METHODS: dict[str, Method] = {
     "cp": Method(
         cp,
         CP,
-        settings={"rank": 2, "iterations": 40, "stable": True},
+        settings={"rank": 2, "iterations": 40},
         null=None,
         rejects={"rank": {"rank": 0}, "saves nothing": {"rank": 6}, "spatial": {"rank": 2, "spatial": "none"}},
     ),
