@@ -105,7 +105,7 @@ def factorize_in_metric(
         layout, kept = weights[own[0]].layout, np.array([ranks[i] for i in own], np.int32)
         factors = _factors([_arrays(weights[i]) for i in own], kept, knob, layout=layout, solver=solver)
         for i, (u, v), count in zip(own, factors, kept.tolist(), strict=True):
-            leaves[i] = factors_leaf(u[..., :count], v[..., :count, :], layout, matrices[i])
+            leaves[i] = _cut(u, v, rank=count, layout=layout, matrix=matrices[i])
     return with_parts(params, [weight.part for weight in weights], leaves)
 
 
@@ -158,6 +158,12 @@ def _factors(
     dtype = arrays[0][0].dtype
     split = lambda factor: factor.astype(dtype).reshape(len(arrays), layout.batch, *factor.shape[1:])  # noqa: E731
     return list(zip(split(u), split(v), strict=True))
+
+
+@functools.partial(jax.jit, static_argnames=("rank", "layout", "matrix"))
+def _cut(u: jax.Array, v: jax.Array, *, rank: int, layout: Matrices, matrix: Matrix) -> LowRank:
+    """The first components alone, as a leaf: one small program in place of a few smaller ones."""
+    return factors_leaf(u[..., :rank], v[..., :rank, :], layout, matrix)
 
 
 def factors_leaf(u: jax.Array, v: jax.Array, layout: Matrices, matrix: Matrix) -> LowRank:
