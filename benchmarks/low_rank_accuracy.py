@@ -15,7 +15,7 @@ name says `budget`, chosen by pooled singular values of the method itself (`jc.f
 dense. `sequential`: layer after layer, each fitted to what the factorized ones before it let through; the others are
 fitted to the dense model. `drone` has the same optimum as `whitened`; `output pca` (AFM) gives every layer a bias,
 which counts. `refitted`: the output factors updated in closed form, in turns. `lora`: after it, deltas of rank 4, in
-place of as much rank, trained for 96 steps of 8 windows on the calibration windows alone.
+place of as much rank, trained for 48 steps of 8 windows on the calibration windows alone.
 
 With `--only`, parts run one by one: the kept results exchange the rows of the part and say for each part when and on
 what it ran. `--quick` shows that it runs; it keeps nothing.

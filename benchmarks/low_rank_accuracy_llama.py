@@ -20,7 +20,7 @@ Rows = list[dict[str, Any]]
 WHERE = ("layers/**/w*",)
 PERCENTS = (10, 20, 30)
 FULL = 20  # the percentage at which every method runs
-LORA_RANK, LORA_STEPS, LORA_RATE = 4, 96, 2e-3
+LORA_RANK, LORA_STEPS, LORA_RATE = 4, 48, 2e-3
 
 
 def llama_rows(percent: int, *, quick: bool) -> Rows:
