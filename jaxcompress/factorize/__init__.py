@@ -39,6 +39,12 @@ from jaxcompress.factorize.rank import budget as budget
 from jaxcompress.factorize.rank import energy as energy
 from jaxcompress.factorize.rank import evbmf as evbmf
 from jaxcompress.factorize.rank import explained_variance as explained_variance
+from jaxcompress.factorize.rank.budget_ranks import budget_ranks as budget_ranks
+from jaxcompress.factorize.rank.output_error import output_error as output_error
+from jaxcompress.factorize.rank.planned import Ranks as Ranks
+from jaxcompress.factorize.rank.planned import planned_ranks as planned_ranks
+from jaxcompress.factorize.rank.sensitivity import RankSensitivity as RankSensitivity
+from jaxcompress.factorize.rank.sensitivity import rank_sensitivity as rank_sensitivity
 from jaxcompress.factorize.refit import refit as refit
 from jaxcompress.factorize.separable import Separable as Separable
 from jaxcompress.factorize.slicegpt import Sliced as Sliced
