@@ -17,9 +17,7 @@ from jaxcompress.core.paths import Where
 from jaxcompress.core.sites import Sites
 from jaxcompress.core.tree import merge, split_trainable
 from jaxcompress.pipeline.batches import Batches, batches_of
-from jaxcompress.prune.finish import finish
-from jaxcompress.train.gradual import gradual_pruning
-from jaxcompress.train.stages import GradualPruning, Training
+from jaxcompress.train.stages import Training
 
 Apply = Callable[..., Any]
 Loss = Callable[[Apply, Any, Any, jax.Array], jax.Array]
@@ -79,7 +77,7 @@ class Trainer:
         self.stage, self.chunk = stage, min(chunk, stage.steps)
         self._batches = batches_of(data, batch_size=stage.batch_size, key=batch_key)
         trainable, self._frozen = split_trainable(params, where=_trains(stage))
-        self._tx = _transformation(stage, sites)
+        self._sites, self._tx = sites, stage.around(stage.transformation(), sites)
         self.start = TrainState(trainable, self._tx.init(trainable))
         objective = functools.partial(_objective, loss, apply)
         self._step = jax.jit(functools.partial(_step, self._batches, objective, self._tx))
@@ -103,13 +101,12 @@ class Trainer:
             done = end
 
     def params(self, state: TrainState) -> Any:
-        """The tree of parameters in a state; dropped entries become masked leaves only in `finished`."""
+        """The tree of parameters in a state; what became of pruned or low-rank weights only in `finished`."""
         return merge(state.trainable, self._frozen)
 
     def finished(self, state: TrainState) -> Any:
         """The output of the stage."""
-        params = self.params(state)
-        return finish(params, state.opt_state) if isinstance(self.stage, GradualPruning) else params
+        return self.stage.finished(self.params(state), state.opt_state, self._sites)
 
     def _check(self, losses: list[float], done: int) -> None:
         bad = [step for step, loss in enumerate(losses) if not math.isfinite(loss)]
@@ -145,23 +142,6 @@ def _step(
 
 def _objective(loss: Loss, apply: Apply, trainable: Any, frozen: Any, batch: Any, key: jax.Array) -> jax.Array:
     return loss(apply, merge(trainable, frozen), batch, key)
-
-
-def _transformation(stage: Training, sites: Sites | None) -> optax.GradientTransformation:
-    tx = stage.transformation()
-    if not isinstance(stage, GradualPruning):
-        return tx
-    last = stage.steps - 1
-    return gradual_pruning(
-        tx,
-        sparsity=stage.sparsity,
-        begin_step=min(round(stage.begin * stage.steps), last),
-        end_step=min(round(stage.end * stage.steps), last),
-        every=stage.every,
-        scope=stage.scope,
-        where=stage.prune_where,
-        sites=sites,
-    )
 
 
 def _trains(stage: Training) -> Where:

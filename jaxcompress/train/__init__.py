@@ -8,6 +8,8 @@ from jaxcompress.train.gradual import gradual_pruning as gradual_pruning
 from jaxcompress.train.gradual_rank import gradual_rank as gradual_rank
 from jaxcompress.train.iterative import Rewind as Rewind
 from jaxcompress.train.iterative import iterative_stages as iterative_stages
+from jaxcompress.train.low_rank_stages import GradualRank as GradualRank
+from jaxcompress.train.low_rank_stages import NuclearNorm as NuclearNorm
 from jaxcompress.train.network_slimming import network_slimming as network_slimming
 from jaxcompress.train.network_surgery import network_surgery as network_surgery
 from jaxcompress.train.nuclear_norm import nuclear_norm as nuclear_norm

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import optax
+
+from jaxcompress.prune.finish import finish
+from jaxcompress.train.gradual import gradual_pruning
+
+if TYPE_CHECKING:
+    from jaxcompress.core.sites import Sites
 
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["cosine", "constant"]
@@ -20,7 +26,7 @@ _OPTIMIZERS: Mapping[str, Callable[[optax.ScalarOrSchedule], optax.GradientTrans
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """What every training stage says; `Finetune` and `GradualPruning` are the stages.
+    """What every training stage says; `Finetune` is the plain stage, others do something besides.
 
     Attributes:
         steps: gradient steps, 1 or more.
@@ -61,14 +67,33 @@ class Training:
         Example:
             >>> state = Finetune(steps=10).transformation().init({"w": jnp.ones(2)})
         """
+        return _OPTIMIZERS[self.optimizer](self.rate())
+
+    def rate(self) -> optax.ScalarOrSchedule:
+        """The learning rate over the steps.
+
+        Example:
+            >>> round(float(Finetune(steps=10, learning_rate=1.0).rate()(5)), 3)
+            0.5
+        """
         rest = max(self.steps - self.warmup_steps, 1)
         cosine = self.schedule == "cosine"
         after = optax.cosine_decay_schedule(self.learning_rate, rest) if cosine else self.learning_rate
         if not self.warmup_steps:
-            return _OPTIMIZERS[self.optimizer](after)
+            return after
         rise = optax.linear_schedule(0.0, self.learning_rate, self.warmup_steps)
         flat = after if callable(after) else optax.constant_schedule(after)
-        return _OPTIMIZERS[self.optimizer](optax.join_schedules([rise, flat], [self.warmup_steps]))
+        return optax.join_schedules([rise, flat], [self.warmup_steps])
+
+    def around(self, tx: optax.GradientTransformation, sites: Sites | None) -> optax.GradientTransformation:
+        """What the stage does besides training, around an optimizer; ``sites`` are None where they were not asked."""
+        del sites
+        return tx
+
+    def finished(self, params: Any, opt_state: Any, sites: Sites | None) -> Any:
+        """The output of the stage, from what was trained and the state of `around`."""
+        del opt_state, sites
+        return params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,3 +141,22 @@ class GradualPruning(Training):
             raise ValueError(f"begin and end must satisfy 0 <= begin <= end <= 1, got {self.begin!r} and {self.end!r}")
         if not isinstance(self.every, int) or self.every < 1:
             raise ValueError(f"every must be an integer of 1 or more, got {self.every!r}")
+
+    def around(self, tx: optax.GradientTransformation, sites: Sites | None) -> optax.GradientTransformation:
+        """Prunes while ``tx`` trains."""
+        last = self.steps - 1
+        return gradual_pruning(
+            tx,
+            sparsity=self.sparsity,
+            begin_step=min(round(self.begin * self.steps), last),
+            end_step=min(round(self.end * self.steps), last),
+            every=self.every,
+            scope=self.scope,
+            where=self.prune_where,
+            sites=sites,
+        )
+
+    def finished(self, params: Any, opt_state: Any, sites: Sites | None) -> Any:
+        """Dropped entries become masked leaves."""
+        del sites
+        return finish(params, opt_state)
