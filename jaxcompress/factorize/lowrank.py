@@ -13,6 +13,7 @@ from jax import lax
 
 from jaxcompress.core.leaf import ArrayOrLeaf, CompressedArray, dense, is_compressed, leaf_kind
 from jaxcompress.core.lift import lift
+from jaxcompress.factorize.convolutions import ConvOptions, for_groups, mix_features
 
 Axes = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -126,28 +127,32 @@ class LowRank(CompressedArray):
         )
 
     def conv(self, x: jax.Array, **params: Any) -> jax.Array | None:
-        """A convolution to ``rank`` features, then a product per pixel; one side must be the output features alone."""
-        numbers = params["dimension_numbers"]
-        feature, last = numbers.rhs_spec[0], len(numbers.rhs_spec) - 1
-        grouped = params["feature_group_count"] != 1 or params["batch_group_count"] != 1
+        """A convolution to ``rank`` features, then a product per pixel; one side must be the output features alone.
+
+        The groups of a grouped convolution share the first factor; where that multiplies more often than the dense
+        kernel (most depthwise convolutions), there is no such form.
+        """
+        options = ConvOptions.of(params)
+        feature, last = options.kernel_axes[0], len(options["dimension_numbers"].rhs_spec) - 1
         out_is_cols = self.col_ndim == 1 and feature == last
         out_is_rows = self.row_ndim == 1 and feature == 0
-        if grouped or self.stack_ndim or not (out_is_cols or out_is_rows) or x.dtype != self.dtype:
+        if params["batch_group_count"] != 1 or self.stack_ndim or x.dtype != self.dtype:
             return None
-        return self._run(_conv_then_dot, x, options=_Options(tuple(params.items())), out_is_cols=out_is_cols)
+        if not (out_is_cols or out_is_rows) or not (options.groups == 1 or self._pays_in_groups(options)):
+            return None
+        return self._run(_conv_then_dot, x, options=options, out_is_cols=out_is_cols)
+
+    def _pays_in_groups(self, options: ConvOptions) -> bool:
+        """Whether a pixel takes fewer multiplications by the factors than by the dense kernel."""
+        outputs = self.shape[options.kernel_axes[0]]
+        patch = self.size // outputs
+        return self.rank * (patch * options.groups + outputs) < patch * outputs
 
     def _run(self, fn: Any, x: jax.Array, **static: Any) -> jax.Array:
         """Calls a function of the factors; under lift where one of them is a leaf itself."""
         u: Any = self.u
         v: Any = self.v
         return (_LIFTED[fn] if is_compressed(u) or is_compressed(v) else fn)(u, v, x, **static)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Options:
-    """Parameters of a convolution as one hashable argument (they hold tuples that are no trees of arrays)."""
-
-    items: tuple[tuple[str, Any], ...]
 
 
 def _two_dots(
@@ -180,20 +185,19 @@ def _two_dots(
     )
 
 
-def _conv_then_dot(u: jax.Array, v: jax.Array, x: jax.Array, *, options: _Options, out_is_cols: bool) -> jax.Array:
-    params = dict(options.items)
+def _conv_then_dot(u: jax.Array, v: jax.Array, x: jax.Array, *, options: ConvOptions, out_is_cols: bool) -> jax.Array:
     wide, narrow = (u, v) if out_is_cols else (v, u)  # the rank of `wide` lies where the kernel has its output features
-    y = lax.conv_general_dilated_p.bind(x, wide, **{**params, "preferred_element_type": None})
-    feature = params["dimension_numbers"].out_spec[1]
+    out, _, _ = options.kernel_axes
+    y = options.replace(preferred_element_type=None).run(x, for_groups(wide, out, options.groups))
+    feature = options["dimension_numbers"].out_spec[1]
+    precision = {name: options[name] for name in ("precision", "preferred_element_type")}
+    if options.groups > 1:
+        own = jnp.moveaxis(narrow, 0 if out_is_cols else 1, 0).reshape(
+            narrow.shape[not out_is_cols], options.groups, -1
+        )
+        return mix_features(y, jnp.swapaxes(own, 0, 1), axis=feature, groups=options.groups, **precision)
     rank_axis = 0 if out_is_cols else 1
-    out = lax.dot_general(
-        y,
-        narrow,
-        (((feature,), (rank_axis,)), ((), ())),
-        precision=params["precision"],
-        preferred_element_type=params["preferred_element_type"],
-    )
-    return jnp.moveaxis(out, -1, feature)
+    return jnp.moveaxis(lax.dot_general(y, narrow, (((feature,), (rank_axis,)), ((), ())), **precision), -1, feature)
 
 
 _LIFTED = {fn: lift(fn) for fn in (_two_dots, _conv_then_dot)}

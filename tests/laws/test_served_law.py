@@ -24,11 +24,11 @@ DENSE = {
     "transform_debug_print": {"debug_print"},
     "moe_ragged": {"ragged_dot_general"},  # XLA's own primitive: no leaf has a ragged product yet
 }
-# Two factors whose columns are not the output features are no pair of convolutions.
+# Two factors whose columns are not the output features are no pair of convolutions; depthwise, two cost more than one.
 DENSE_AS_FACTORS = {
     name: {"conv_general_dilated"}
     for name in (
-        *("conv_grouped", "conv_depthwise", "conv_transpose_kernel", "equinox_conv"),
+        *("conv_depthwise", "conv_transpose_kernel", "equinox_conv"),
         *("vision_mobilenet", "vision_mobilenet_v2", "vision_shufflenet", "vision_shufflenet_v2"),
     )
 }
