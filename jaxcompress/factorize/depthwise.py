@@ -50,8 +50,8 @@ def depthwise(x: jax.Array, kernel: jax.Array, axes: Sequence[int], windows: Seq
     for offsets in itertools.product(*map(range, kernel.shape[: len(axes)])):
         piece = x
         for axis, offset, count, window in zip(axes, offsets, counts, windows, strict=True):
-            start = offset * window.rhs_dilation
-            limit = start + (count - 1) * window.stride + 1 if count else start
+            start = offset * window.rhs_dilation if count else 0
+            limit = start + (count - 1) * window.stride + 1 if count else 0
             piece = lax.slice_in_dim(piece, start, limit, window.stride, axis)
         factor = kernel[offsets]
         term = piece * factor.reshape((1,) * (x.ndim - factor.ndim) + factor.shape)
