@@ -23,10 +23,16 @@ _DEGREES = (3, 16)
 _MISSING = 1e-5  # stops when the sum of the eigenvalues falls short by less, of all others
 
 
-class _State(NamedTuple):
+class _Block(NamedTuple):
     vectors: jax.Array  # [n, block], orthonormal Ritz vectors
     moved: jax.Array  # the matrix times them
     values: jax.Array  # [block], descending
+
+
+class _Loop(NamedTuple):
+    block: _Block
+    missing: jax.Array
+    before: jax.Array  # what was missing a cycle ago
     cycle: jax.Array
 
 
@@ -54,9 +60,10 @@ def leading_eigh(g: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
         iteration, algorithm 4.1 (the filter).
     """
     solve = functools.partial(_leading, count=count)
-    for _ in range(g.ndim - 2):
-        solve = jax.vmap(solve)
-    return solve(g)
+    if g.ndim == 2:
+        return solve(g)
+    values, vectors = lax.map(solve, g.reshape(-1, *g.shape[-2:]))  # each stops when it is done
+    return values.reshape(*g.shape[:-2], count), vectors.reshape(*g.shape[:-1], count)
 
 
 def worthwhile(n: int, count: int) -> bool:
@@ -79,41 +86,42 @@ def _leading(g: jax.Array, *, count: int) -> tuple[jax.Array, jax.Array]:
     total = jnp.trace(g)
     tiny = float(jnp.finfo(g.dtype).eps) * total
 
-    def unfinished(state: _State) -> jax.Array:
-        others = total - jnp.sum(state.values[:count])
-        return (_missing(state, count) > _MISSING * jnp.maximum(others, tiny)) & (state.cycle < _CYCLES)
+    def unfinished(loop: _Loop) -> jax.Array:
+        others = total - jnp.sum(loop.block.values[:count])
+        far = loop.missing > _MISSING * jnp.maximum(others, tiny)
+        return far & (loop.missing < 0.5 * loop.before) & (loop.cycle < _CYCLES)  # else what is left is rounding
 
-    def cycle(state: _State) -> _State:
-        return _ritz(g, _filtered(g, state), state.cycle + 1)
+    def cycle(loop: _Loop) -> _Loop:
+        block = _ritz(g, _filtered(g, loop.block))
+        return _Loop(block, _missing(block, count), loop.missing, loop.cycle + 1)
 
-    first = _ritz(g, _product(g, _orthonormal(_product(g, start))), jnp.zeros((), jnp.int32))
-    found = lax.while_loop(unfinished, cycle, first)
-    return found.values[:count], found.vectors[:, :count]
+    first = _ritz(g, _product(g, _orthonormal(_product(g, start))))
+    infinite = jnp.full((), jnp.inf, g.dtype)
+    loop = lax.while_loop(unfinished, cycle, _Loop(first, _missing(first, count), infinite, jnp.zeros((), jnp.int32)))
+    return loop.block.values[:count], loop.block.vectors[:, :count]
 
 
-def _missing(state: _State, count: int) -> jax.Array:
+def _missing(block: _Block, count: int) -> jax.Array:
     """By how much the sum of the Ritz values falls short: squared residuals over the distances to the cut."""
-    residual = state.moved[:, :count] - state.vectors[:, :count] * state.values[None, :count]
-    distance = jnp.maximum(state.values[:count] - state.values[-1], 1e-2 * state.values[:count])
-    rounding = 4 * float(jnp.finfo(state.values.dtype).eps) * state.values[0]
-    squares = jnp.maximum(jnp.sum(residual * residual, axis=0) - rounding * rounding, 0)
-    return jnp.sum(squares / jnp.where(distance > 0, distance, 1))
+    residual = block.moved[:, :count] - block.vectors[:, :count] * block.values[None, :count]
+    distance = jnp.maximum(block.values[:count] - block.values[-1], 1e-2 * block.values[:count])
+    return jnp.sum(jnp.sum(residual * residual, axis=0) / jnp.where(distance > 0, distance, 1))
 
 
-def _filtered(g: jax.Array, state: _State) -> jax.Array:
+def _filtered(g: jax.Array, block: _Block) -> jax.Array:
     """Ritz vectors times the polynomial; those far above the cut times the matrix."""
-    x, moved, values, _ = state
+    x, moved, values = block
     cut = jnp.maximum(values[-1], float(jnp.finfo(g.dtype).eps) * values[0])
     cut = jnp.where(cut > 0, cut, 1)
     far = (values > _FAR * cut)[None, :]
-    fixed = jnp.where(far, x, 0)
+    fixed, some = jnp.where(far, x, 0), jnp.any(far)
     highest = jnp.max(jnp.where(far[0], 0, values))
     reach = jnp.arccosh(jnp.maximum(2 * highest / cut - 1, 1 + 1e-3))
     degree = jnp.clip(jnp.log(2 * _GROWTH) / reach, *_DEGREES).astype(jnp.int32)
 
     def shifted(y: jax.Array, gy: jax.Array) -> jax.Array:
         z = gy * (2 / cut) - y  # maps [0, cut] to [-1, 1]
-        return z - _product(fixed, _product(fixed.T, z))
+        return lax.cond(some, lambda: z - _product(fixed, _product(fixed.T, z)), lambda: z)
 
     def step(_: Any, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         before, now = pair
@@ -127,13 +135,13 @@ def _filtered(g: jax.Array, state: _State) -> jax.Array:
     return y / jnp.where(norm > 0, norm, 1)
 
 
-def _ritz(g: jax.Array, x: jax.Array, cycle: jax.Array) -> _State:
+def _ritz(g: jax.Array, x: jax.Array) -> _Block:
     """Ritz vectors and values of the span, in descending order."""
     q = _orthonormal(x)
     moved = _product(g, q)
     values, rotation = jnp.linalg.eigh(_product(q.T, moved))
     rotation = rotation[:, ::-1]
-    return _State(_product(q, rotation), _product(moved, rotation), values[::-1], cycle)
+    return _Block(_product(q, rotation), _product(moved, rotation), values[::-1])
 
 
 def _orthonormal(x: jax.Array) -> jax.Array:
