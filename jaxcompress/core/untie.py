@@ -16,7 +16,7 @@ from jaxcompress.core.explain import explain
 from jaxcompress.core.leaf import CompressedArray, is_compressed
 from jaxcompress.core.lift import lift
 from jaxcompress.core.paths import flatten_with_paths, replace_at
-from jaxcompress.core.sites import CONTRACTIONS, sites
+from jaxcompress.core.sites import sites
 
 UNTIED = "untied"
 
@@ -44,6 +44,12 @@ class _Untied(CompressedArray):
 
     def materialize(self) -> jax.Array:
         return self.table
+
+    def map_axis(self, axis: int, fn: Any) -> None:
+        return None  # a lookup takes rows of the table alone; what is cut and then contracted, `untie` refuses
+
+    def lookup(self, indices: jax.Array, axis: int) -> jax.Array:
+        return jnp.take(self.table, indices, axis=axis, mode="clip")
 
     def matmul(
         self,
@@ -96,7 +102,7 @@ def untie(
     Raises:
         TypeError: if ``params`` is no dict, or the parameter is a compressed leaf.
         ValueError: if there is no such path, ``head`` is another word, or the parameter is not both looked up and
-            contracted (along one axis, for a matrix).
+            contracted (along one axis, for a matrix), or is used in other ways too.
 
     Example:
         >>> def fn(p, tokens):
@@ -153,10 +159,13 @@ def _contracted(
 
 
 def _check(fn: Callable[..., Any], tree: Any, path: str, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Refuses a contraction that would take the table after all."""
+    """Refuses other uses: they would take the table, or a part of it, after all."""
     for line in explain(fn, tree, *inputs, **kwargs):
-        if line.path == path and not line.served and line.primitive in CONTRACTIONS:
-            raise ValueError(f"untie: {path!r} at {line.source}: {line.how}")
+        if line.path == path and not line.served:
+            raise ValueError(
+                f"untie: {path!r} meets {line.primitive} at {line.source}; it may be looked up by rows, and contracted "
+                "as a whole"
+            )
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -176,10 +176,12 @@ def fold_gains(params: Any, rotation: Rotation) -> Any:
                 f"fold_gains: the gain {gain.slice.path!r} is 0 in places, and the bias {taker.path!r} that is added "
                 "after it would be divided by it: give those entries a small number"
             )
-        changed[taker.path] = _taken(changed[taker.path], factor, fold)
+        leaf = changed[taker.path]
+        names = _names(taker, leaf.ndim), _names(gain.slice, factor.ndim)
+        changed[taker.path] = _taken(leaf, factor, (_picks(taker), _picks(gain.slice)), names, fold.power)
     for gain in dict.fromkeys(fold.gain for fold in rotation.folds):
         leaf = changed[gain.slice.path]
-        index = tuple(_index(gain.slice, leaf.ndim))
+        index = _index(_names(gain.slice, leaf.ndim), _picks(gain.slice))
         changed[gain.slice.path] = leaf.at[index].set(jnp.asarray((1 - gain.offset) / gain.scale, leaf.dtype))
     return replace_at(params, changed)
 
@@ -253,34 +255,44 @@ def _turned(leaf: jax.Array, matrix: jax.Array, axis: int) -> jax.Array:
     return jnp.moveaxis(out, -1, axis).astype(leaf.dtype)
 
 
-@functools.partial(jax.jit, static_argnames="fold")
-def _taken(taker: jax.Array, gain: jax.Array, fold: Fold) -> jax.Array:
-    """The parameter with its entries multiplied, or divided, by a gain."""
-    index, own = tuple(_index(fold.taker, taker.ndim)), tuple(_index(fold.gain.slice, gain.ndim))
-    names = _names(fold.taker, taker.ndim)
-    places = [names.get(name) for name in _names(fold.gain.slice, gain.ndim)]  # of the gain's axes, in what is taken
-    rest = gain[own]
-    order = sorted((place, axis) for axis, place in enumerate(places) if place is not None)
-    rest = rest.transpose([axis for _, axis in order] + [axis for axis, place in enumerate(places) if place is None])
-    part = taker[index]
-    shape = [1] * part.ndim
-    for place, axis in order:
-        shape[place] = gain[own].shape[axis]
+@functools.partial(jax.jit, static_argnames=("names", "power"))
+def _taken(
+    taker: jax.Array,
+    gain: jax.Array,
+    picks: tuple[tuple[int, ...], tuple[int, ...]],
+    names: tuple[tuple[Any, ...], tuple[Any, ...]],
+    power: int,
+) -> jax.Array:
+    """The parameter with its entries multiplied, or divided, by a gain; one program for all of the same shapes."""
+    index, own = (_index(axes, at) for axes, at in zip(names, picks, strict=True))
+    rest, part = gain[own], taker[index]
+    here, there = ([name for name in axes if name != PICKED] for axes in names)
+    placed = [name for name in here if name in there]
+    order = [there.index(name) for name in placed]
+    rest = rest.transpose(order + [axis for axis in range(rest.ndim) if axis not in order])
+    factor = rest.reshape([part.shape[i] if name in there else 1 for i, name in enumerate(here)])
     wide = wider(taker.dtype, gain.dtype)
-    factor = rest.reshape(shape).astype(wide)
-    part = part.astype(wide)
-    return taker.at[index].set((part * factor if fold.power > 0 else part / factor).astype(taker.dtype))
+    part, factor = part.astype(wide), factor.astype(wide)
+    return taker.at[index].set((part * factor if power > 0 else part / factor).astype(taker.dtype))
 
 
-def _index(entries: Slice, ndim: int) -> list[Any]:
+PICKED = "picked"
+
+
+def _names(entries: Slice, ndim: int) -> tuple[Any, ...]:
+    """What each axis is: picked by an index, the step of a scan, the axis itself, or another."""
     picks = dict(entries.picks)
-    return [pick if isinstance(pick := picks.get(axis), int) else slice(None) for axis in range(ndim)]
+    found: list[Any] = []
+    for axis in range(ndim):
+        pick = picks.get(axis)
+        found.append(PICKED if isinstance(pick, int) else pick or ("own" if axis == entries.axis else None))
+    return tuple(found)
 
 
-def _names(entries: Slice, ndim: int) -> dict[Any, int]:
-    """What each axis left after the indices is, and its place: a step of a scan, the axis itself, or another."""
-    picks = dict(entries.picks)
-    left = [axis for axis in range(ndim) if not isinstance(picks.get(axis), int)]
-    return {
-        picks.get(axis, "own" if axis == entries.axis else ("other", axis)): place for place, axis in enumerate(left)
-    }
+def _picks(entries: Slice) -> tuple[int, ...]:
+    return tuple(pick for _, pick in entries.picks if isinstance(pick, int))
+
+
+def _index(names: Sequence[Any], picks: Sequence[int]) -> tuple[Any, ...]:
+    left = iter(picks)
+    return tuple(next(left) if name == PICKED else slice(None) for name in names)

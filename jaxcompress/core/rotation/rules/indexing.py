@@ -25,11 +25,9 @@ def dynamic_slice(walk: Walk, eqn: JaxprEqn, values: Sequence[Value]) -> list[Va
         if old == new:
             axes.append(axis)
             continue
-        known = leaf is not None and axis.of is not None and new == 1 and index.const is not None
-        if known and leaf is not None and axis.of is not None:
-            leaf = leaf.pick(axis.of, min(max(int(index.const or 0), 0), old - 1))
-        elif axis.of is not None:
-            leaf = None
+        if leaf is not None and axis.of is not None:
+            known = new == 1 and index.const is not None
+            leaf = leaf.pick(axis.of, min(max(int(index.const or 0), 0), old - 1)) if known else None
         kept = cut(walk, axis, "a slice of it")
         axes.append(Axis() if new == 1 else kept)
     return [Value(tuple(axes), value.const, value.data, leaf)]

@@ -66,12 +66,10 @@ def slice_(walk: Walk, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value]:
     for i, (old, new, start) in enumerate(zip(before, after, eqn.params["start_indices"], strict=True)):
         if old == new:
             continue
-        axes[i], of = cut(walk, axes[i], "a slice of it"), axes[i].of
-        if leaf is not None and of is not None and new == 1:
-            leaf = leaf.pick(of, int(start))
-            axes[i] = Axis()
-        elif of is not None:
-            leaf = None
+        kept, of = cut(walk, axes[i], "a slice of it"), axes[i].of
+        axes[i] = Axis() if new == 1 else kept
+        if leaf is not None and of is not None:
+            leaf = leaf.pick(of, int(start)) if new == 1 else None
     return [Value(tuple(axes), value.const, value.data, leaf)]
 
 
