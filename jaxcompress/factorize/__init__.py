@@ -40,6 +40,7 @@ from jaxcompress.factorize.rank import energy as energy
 from jaxcompress.factorize.rank import evbmf as evbmf
 from jaxcompress.factorize.rank import explained_variance as explained_variance
 from jaxcompress.factorize.rank.budget_ranks import budget_ranks as budget_ranks
+from jaxcompress.factorize.rank.latency import latency_ranks as latency_ranks
 from jaxcompress.factorize.rank.output_error import output_error as output_error
 from jaxcompress.factorize.rank.planned import Ranks as Ranks
 from jaxcompress.factorize.rank.planned import planned_ranks as planned_ranks
@@ -50,6 +51,7 @@ from jaxcompress.factorize.separable import Separable as Separable
 from jaxcompress.factorize.slicegpt import Sliced as Sliced
 from jaxcompress.factorize.slicegpt import slice_residual as slice_residual
 from jaxcompress.factorize.spatial_svd import SpatialSVD as SpatialSVD
+from jaxcompress.factorize.spatial_svd import separable_filters as separable_filters
 from jaxcompress.factorize.spatial_svd import spatial_svd as spatial_svd
 from jaxcompress.factorize.svd import SVD as SVD
 from jaxcompress.factorize.svd import masked_factors as masked_factors
