@@ -22,11 +22,12 @@ def hashed(w: Any, stack: int) -> CompressedArray | None:
 
 
 def hashed_rows(w: Any, stack: int) -> CompressedArray | None:
-    """The first three rows, two of them in each row with weights of its own."""
+    """The first half of the rows, two of them in each row with weights of its own."""
     if not is_table(w, stack):
         return None
+    half = max(3, w.shape[-2] // 2)
     importance = np.broadcast_to(0.3 + np.cos(np.arange(2 * w.shape[-2])).reshape(-1, 2), (*w.shape[:-1], 2))
-    return HashedRows.create(w[..., :3, :], jnp.asarray(importance, w.dtype), rows=w.shape[-2], hashes=2, seed=1)
+    return HashedRows.create(w[..., :half, :], jnp.asarray(importance, w.dtype), rows=w.shape[-2], hashes=2, seed=1)
 
 
 def composed_rows(w: Any, stack: int) -> CompressedArray | None:

@@ -148,8 +148,8 @@ class ComposedRows(Table):
     ) -> Self:
         """Random tables to train from, whose rows have entries of standard deviation ``deviation`` (``dim**-0.5``).
 
-        Of ``multiply`` the quotients' rows start around 1, so that gradients reach both; of ``concat`` the quotients
-        have half of the dimensions.
+        Of ``multiply`` both tables have the root of that, so that gradients reach both alike; of ``concat`` the
+        quotients have half of the dimensions.
 
         Example:
             >>> leaf = ComposedRows.init(jax.random.key(0), 1000, 8, remainders=32)
@@ -158,15 +158,10 @@ class ComposedRows(Table):
         """
         spread = float(dim**-0.5 if deviation is None else deviation)
         widths = (dim // 2, dim - dim // 2) if operation == "concat" else (dim, dim)
-        middle, of_q, of_r = {
-            "multiply": (1.0, 0.1, spread),
-            "add": (0.0, spread * 0.5**0.5, spread * 0.5**0.5),
-            "concat": (0.0, spread, spread),
-        }[operation]
+        part = {"multiply": spread**0.5, "add": spread * 0.5**0.5, "concat": spread}[operation]
         first, second = jax.random.split(key)
-        q = jax.random.normal(first, (-(-rows // remainders), widths[0]), dtype) * jnp.asarray(of_q, dtype)
-        r = jax.random.normal(second, (remainders, widths[1]), dtype) * jnp.asarray(of_r, dtype)
-        q = q + jnp.asarray(middle, dtype)
+        q = jax.random.normal(first, (-(-rows // remainders), widths[0]), dtype) * jnp.asarray(part, dtype)
+        r = jax.random.normal(second, (remainders, widths[1]), dtype) * jnp.asarray(part, dtype)
         return cls.create(q, r, rows=rows, operation=operation)
 
     def alignment(self) -> Mapping[str, tuple[int | None, ...]]:

@@ -138,8 +138,8 @@ def test_product_codes_serve_each_run_from_its_own_table():
     table = jnp.stack([levels[run][codes[:, run]] for run in range(3)], axis=1).reshape(40, 6)
     out = product_codes({"e": table}, runs=3, levels=4)
     np.testing.assert_allclose(out["e"].materialize(), table, atol=1e-5)
-    frequent = product_codes(PARAMS, runs=2, levels=4, weights={"e": WEIGHTS})
-    assert error(frequent, WEIGHTS) < error(product_codes(PARAMS, runs=2, levels=4), WEIGHTS)
+    frequent = product_codes(PARAMS, runs=3, levels=4, weights={"e": WEIGHTS})
+    assert error(frequent, WEIGHTS) < error(product_codes(PARAMS, runs=3, levels=4), WEIGHTS)
 
 
 def test_frequencies_come_from_data_and_sites_say_what_is_a_table():

@@ -15,7 +15,11 @@ X = jax.random.normal(KEY, (2, 3, DIM))
 OURS = {name: make for name, make in LEAVES.items() if name != "product codes"}
 
 every_table = pytest.mark.parametrize("make", LEAVES.values(), ids=LEAVES)
-each_of_ours = pytest.mark.parametrize("make", OURS.values(), ids=OURS)
+SIMILAR = ("hashed", "add", "banded in order")  # what the others show, shown again in the slow run
+each_of_ours = pytest.mark.parametrize(
+    "make",
+    [pytest.param(make, id=name, marks=[pytest.mark.slow] * (name in SIMILAR)) for name, make in OURS.items()],
+)
 
 
 def lookups(table, ids):
