@@ -58,11 +58,9 @@ def test_many_at_once_are_each_alone_and_compile_once(compilations):
     alone = [cp_als(w, rank=2, key=key, starts=2, tolerance=1e-6) for w, key in zip(ws, keys, strict=True)]
     # The loops stop apart by a round at most: a gain of 1e-6.
     np.testing.assert_allclose(found.error, jnp.stack([one.error for one in alone]), atol=1e-5)
-    before = compilations()
     run(ws + 1, keys)
     cp_als(ws[0], rank=2, key=keys[0], starts=2, tolerance=1e-5)
-    assert compilations("cp_als") == 1
-    assert compilations() - before <= 1  # the addition
+    assert compilations("cp_als") == compilations("<lambda>") == 1
 
 
 def test_terms_that_cancel_are_tamed():
