@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxcompress as jc
-from jaxcompress.factorize import SVD, LowRank, svd, svd_factors
+from jaxcompress.factorize import SVD, LowRank, masked_factors, svd, svd_factors
 from jaxcompress.prune import Masked
 from jaxcompress.quantize import rtn
 
@@ -95,6 +95,38 @@ def test_jit_is_eager_dict_of_ranks_and_the_stage():
     np.testing.assert_allclose(traced["b"].materialize(), eager["b"].materialize(), atol=1e-5)
     staged = SVD(rank=2, where="a")(params)
     np.testing.assert_allclose(staged["a"].materialize(), eager["a"].materialize(), atol=1e-5)
+
+
+def test_methods_and_precisions_of_the_tree(compilations):
+    params = {f"w{i}": normal(40, 30) @ jnp.diag(0.7 ** jnp.arange(30.0)) for i in range(3)}
+    key = jax.random.key(0)
+    random = svd(params, rank=4, method="randomized", key=key)
+    again = svd(params, rank=4, method="randomized", key=key)
+    precise = svd(params, rank=4, accumulate="float64")
+    staged = SVD(rank=4, method="randomized", seed=0)(params)
+    for name, w in params.items():
+        assert (random[name].u == again[name].u).all()
+        assert (random[name].u == staged[name].u).all()
+        assert precise[name].dtype == jnp.float32
+        error = np.linalg.norm(w - random[name].materialize())
+        assert error < 1.05 * np.linalg.norm(w - best(w, 4))
+        np.testing.assert_allclose(precise[name].materialize(), best(w, 4), atol=1e-5)
+    before = compilations()
+    svd(jax.tree.map(lambda w: 2 * w, params), rank=4)
+    svd(jax.tree.map(lambda w: 3 * w, params), rank=4)
+    assert compilations("_factorize") == 1, "one program for all of one shape, once"
+    assert compilations() > before
+    with pytest.raises(ValueError, match="needs key="):
+        svd(params, rank=4, method="randomized")
+
+
+def test_masked_factors_are_those_of_every_rank_in_one_program():
+    w = normal(9, 7)
+    products = jax.jit(jax.vmap(lambda rank: jnp.matmul(*masked_factors(w, rank))))(jnp.arange(8))
+    for rank in range(8):
+        np.testing.assert_allclose(products[rank], best(w, rank), atol=1e-5)
+    gradient = jax.jit(jax.grad(lambda w, rank: jnp.sum(jnp.matmul(*masked_factors(w, rank)) ** 2)))
+    np.testing.assert_allclose(gradient(w, 3), 2 * best(w, 3), atol=1e-4)  # of the sum of squared kept values
 
 
 def test_bfloat16_weights_get_bfloat16_factors():
