@@ -111,11 +111,10 @@ def test_methods_and_precisions_of_the_tree(compilations):
         error = np.linalg.norm(w - random[name].materialize())
         assert error < 1.05 * np.linalg.norm(w - best(w, 4))
         np.testing.assert_allclose(precise[name].materialize(), best(w, 4), atol=1e-5)
-    before = compilations()
+    before = compilations("_factorize")
     svd(jax.tree.map(lambda w: 2 * w, params), rank=4)
     svd(jax.tree.map(lambda w: 3 * w, params), rank=4)
-    assert compilations("_factorize") == 1, "one program for all of one shape, once"
-    assert compilations() > before
+    assert compilations("_factorize") == before + 1, "one program for all of one shape, once"
     with pytest.raises(ValueError, match="needs key="):
         svd(params, rank=4, method="randomized")
 
