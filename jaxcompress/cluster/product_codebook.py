@@ -14,6 +14,7 @@ from jax.core import Tracer
 
 from jaxcompress.core.fields import bit_width
 from jaxcompress.core.leaf import CompressedArray, FieldOp, leaf_kind
+from jaxcompress.solvers.blocks import from_blocks
 from jaxcompress.solvers.tables import look_up_rows
 
 
@@ -147,11 +148,7 @@ class ProductCodebook(CompressedArray):
 
     def materialize(self) -> jax.Array:
         """The blocks by code, put side by side."""
-        blocks = look_up_rows(self.codes, self.codebook).astype(self.dtype)
-        n, lengths = self.codes.ndim, self.lengths
-        spread = blocks.reshape(*self.codes.shape, *lengths)
-        order = [axis for pair in zip(range(n), range(n, 2 * n), strict=True) for axis in pair]
-        return jnp.transpose(spread, order).reshape(self.shape)
+        return from_blocks(look_up_rows(self.codes, self.codebook).astype(self.dtype), self.lengths)
 
     def astype(self, dtype: Any) -> Self:
         """The same codes and tables with a dense array of another dtype."""

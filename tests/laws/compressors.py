@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxcompress.cluster.codebook import Codebook
 from jaxcompress.cluster.product_codebook import ProductCodebook
+from jaxcompress.cluster.soft_codebook import SoftCodebook
 from jaxcompress.core.leaf import CompressedArray
 from jaxcompress.factorize.lora import Lora
 from jaxcompress.factorize.lowrank import LowRank
@@ -78,6 +79,17 @@ def vectors(w: Any, stack: int, own: bool = False, levels: int = 5) -> Compresse
     table = jnp.asarray(table.reshape(*sizes, levels, length), w.dtype)
     block = (length, *(1,) * (w.ndim - stack - 1))
     return ProductCodebook.create(jnp.asarray(codes, jnp.uint8), table, block, dtype=w.dtype)
+
+
+def dkm(w: Any, stack: int) -> CompressedArray | None:
+    """Floats that act as mixtures of four quantiles of each layer."""
+    if w.ndim == stack:
+        return None
+    sizes = (*w.shape[:stack], *(1,) * (w.ndim - stack))
+    table = np.quantile(numbers(w).reshape(*w.shape[:stack], -1), (0.1, 0.35, 0.65, 0.9), axis=-1)
+    table = jnp.asarray(np.moveaxis(table, 0, -1).reshape(*sizes, 4, 1), w.dtype)
+    ones = (1,) * (w.ndim - stack)
+    return SoftCodebook(jnp.asarray(w), table, jnp.ones(sizes, jnp.float32), None, ones, 2, jnp.dtype(w.dtype))
 
 
 def vectors_of_rows(w: Any, stack: int) -> CompressedArray | None:
@@ -258,6 +270,7 @@ RELATED: dict[str, Compressor] = {
     "gates": networks.gates,
     "codebook_of_channels": codebook_of_channels,
     "vectors_of_rows": vectors_of_rows,
+    "dkm": dkm,
     "seven_levels": seven_levels,
     "levels_of_channels": levels_of_channels,
     "mxfp4": mxfp4,
