@@ -16,7 +16,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "numpy", "zstandard", "constriction"),
-    *("scikit-learn", "torch", "torch-pruning", "qwix"),
+    *("scikit-learn", "tensorly", "torch", "torch-pruning", "qwix"),
 )
 
 
