@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,13 +17,57 @@ from jaxcompress.core.paths import Where
 from jaxcompress.factorize.matrix import Matrix
 from jaxcompress.factorize.rank import Rank, candidate_of, ranks_of, weight_spectra
 from jaxcompress.factorize.rank.ranks import checked
-from jaxcompress.factorize.rank.spectra import as_matrices
 from jaxcompress.factorize.separable import Separable
 from jaxcompress.factorize.svd import svd_factors
 from jaxcompress.factorize.tucker import has_own_axes
 
 if TYPE_CHECKING:
     from jaxcompress.core.sites import Sites
+
+
+def separable_filters(
+    w: jax.Array,
+    *,
+    rank: int,
+    first_axes: tuple[int, ...] = (0,),
+    second_axes: tuple[int, ...] = (1,),
+    feature: int = 2,
+    out: int = 3,
+) -> tuple[jax.Array, jax.Array]:
+    """The two kernels, each along some of the spatial axes, whose product is closest to a kernel.
+
+    The singular values are shared evenly, so that both have the same scale.
+
+    Args:
+        w: kernel ``[..., axes]``, finite; the axes below count from the first of its own.
+        rank: features between the two, static.
+        first_axes: spatial axes of the first kernel.
+        second_axes: the other spatial axes.
+        feature: axis of the input features.
+        out: axis of the output features.
+
+    Returns:
+        Fields of a `Separable` leaf: the kernel's shape with size 1 along the other's axes and ``rank`` along ``out``
+        of the first, ``feature`` of the second.
+
+    Raises:
+        ValueError: if ``rank`` is out of range.
+
+    Example:
+        >>> first, second = separable_filters(jnp.ones((3, 5, 4, 8)), rank=2)
+        >>> first.shape, second.shape
+        ((3, 1, 4, 2), (1, 5, 2, 8))
+    """
+    lead = w.ndim - len(first_axes) - len(second_axes) - 2
+    order = (*first_axes, feature, *second_axes, out)
+    turned = jnp.transpose(w, (*range(lead), *(lead + axis for axis in order)))
+    rows, cols = turned.shape[lead : lead + len(first_axes) + 1], turned.shape[lead + len(first_axes) + 1 :]
+    stack = turned.shape[:lead]
+    u, v = svd_factors(turned.reshape(*stack, math.prod(rows), math.prod(cols)), rank=rank)
+    return (
+        _laid_out(u.reshape(*stack, *rows, rank), (*first_axes, feature, out), second_axes),
+        _laid_out(v.reshape(*stack, rank, *cols), (feature, *second_axes, out), first_axes),
+    )
 
 
 def spatial_svd(
@@ -93,11 +138,11 @@ def spatial_svd(
     groups: dict[Any, list[int]] = {}
     for i, count in enumerate(ranks):
         if count is not None:
-            groups.setdefault((parts[i].array.dtype, matrices[i], splits[i], count), []).append(i)
+            groups.setdefault((parts[i].array.dtype, parts[i].array.shape, splits[i], count), []).append(i)
     leaves: list[Any] = [part.array for part in parts]
-    for (_, matrix, split, count), members in groups.items():
-        arrays: list[Any] = [turned[i].array for i in members]
-        kernels = _kernels(arrays, matrix=matrix, split=split, rank=count)
+    for (_, _, split, count), members in groups.items():
+        arrays: list[Any] = [parts[i].array for i in members]
+        kernels = _kernels(arrays, split=split, rank=count)
         for i, (first, second) in zip(members, kernels, strict=True):
             leaves[i] = Separable.create(first, second, split.first, split.second, split.feature, split.out)
     return with_parts(params, parts, leaves)
@@ -169,15 +214,11 @@ def _turned(part: Part, split: _Split) -> Part:
     return dataclasses.replace(part, array=jnp.transpose(array, axes))
 
 
-@functools.partial(jax.jit, static_argnames=("matrix", "split", "rank"))
-def _kernels(
-    arrays: Sequence[jax.Array], *, matrix: Matrix, split: _Split, rank: int
-) -> list[tuple[jax.Array, jax.Array]]:
-    """Both kernels of every array, in the layout of the dense kernel."""
-    u, v = svd_factors(as_matrices(arrays, matrix), rank=rank)
-    lead = (len(arrays), *matrix.stack)
-    first = _laid_out(u.reshape(*lead, *matrix.rows, rank), (*split.first, split.feature, split.out), split.second)
-    second = _laid_out(v.reshape(*lead, rank, *matrix.cols), (split.feature, *split.second, split.out), split.first)
+@functools.partial(jax.jit, static_argnames=("split", "rank"))
+def _kernels(arrays: Sequence[jax.Array], *, split: _Split, rank: int) -> list[tuple[jax.Array, jax.Array]]:
+    """Both kernels of every array; arrays of one shape are one batch."""
+    axes = {"first_axes": split.first, "second_axes": split.second, "feature": split.feature, "out": split.out}
+    first, second = separable_filters(jnp.stack(arrays), rank=rank, **axes)
     return [(first[i], second[i]) for i in range(len(arrays))]
 
 

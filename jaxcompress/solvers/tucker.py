@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcompress.solvers.contraction import contract
+from jaxcompress.solvers.leading_eigh import leading_eigh, worthwhile
 
 
 class TuckerFactors(NamedTuple):
@@ -71,7 +72,7 @@ def tucker_factors(
     w, largest = _scaled(w)
 
     def basis(tensor: jax.Array, i: int) -> jax.Array:
-        vectors = jnp.linalg.eigh(_gram(tensor, modes[i]))[1][:, ::-1][:, : ranks[i]]  # eigh ascends
+        vectors = _leading_vectors(_gram(tensor, modes[i]), ranks[i])
         if live is None:
             return vectors
         return jnp.where((jnp.arange(ranks[i]) < live[i])[None], vectors, jnp.zeros_like(vectors))
@@ -134,6 +135,12 @@ def _gram(tensor: jax.Array, mode: int) -> jax.Array:
     """The unfolding along a mode times its transpose."""
     rest = tuple(axis for axis in range(tensor.ndim) if axis != mode)
     return lax.dot_general(tensor, tensor, ((rest, rest), ((), ())), precision=lax.Precision.HIGHEST)
+
+
+def _leading_vectors(gram: jax.Array, rank: int) -> jax.Array:
+    if worthwhile(gram.shape[-1], rank):
+        return leading_eigh(gram, rank)[1]
+    return jnp.linalg.eigh(gram)[1][:, ::-1][:, :rank]  # eigh ascends
 
 
 def _projected(
