@@ -5,7 +5,7 @@ import pytest
 from jax import lax
 
 import jaxcompress as jc
-from jaxcompress.factorize import Separable, SpatialSVD, spatial_svd
+from jaxcompress.factorize import Separable, SpatialSVD, separable_filters, spatial_svd
 from jaxcompress.prune import Masked
 
 RNG = np.random.default_rng(0)
@@ -68,6 +68,15 @@ def test_kernels_of_all_layouts_are_split_at_their_best():
     assert (other.first_axes, other.second_axes, other.first.shape) == ((0, 2), (1,), (2, 1, 3, 8, 3))
     turned = spatial_svd(params, rank=3, axis=1, where="nchw", sites=sites)["nchw"]
     assert (turned.first.shape, turned.second.shape) == ((3, 6, 1, 5), (8, 3, 3, 1))
+
+
+def test_filters_of_one_array_under_vmap():
+    w = normal(2, 3, 5, 4, 6)
+    first, second = jax.vmap(lambda w: separable_filters(w, rank=3))(w)
+    assert (first.shape, second.shape) == ((2, 3, 1, 4, 3), (2, 1, 5, 3, 6))
+    alone = separable_filters(w[1], rank=3)
+    product = lambda first, second: jnp.einsum("hir,wro->hwio", first[:, 0], second[0])  # noqa: E731
+    np.testing.assert_allclose(product(first[1], second[1]), product(*alone), atol=1e-4)
 
 
 def fn(params, x):

@@ -40,6 +40,7 @@ CASES = {
     "all of three": ((7, 8, 9), (0, 1, 2), (3, 4, 2)),
     "matrix": ((12, 9), (0, 1), (4, 4)),
     "one mode": ((5, 6, 7), (1,), (3,)),
+    "few of many": ((3, 260, 10), (1, 2), (6, 5)),  # directions by subspace iteration
 }
 
 
