@@ -31,7 +31,7 @@ CASES = {
 
 
 @pytest.mark.filterwarnings("ignore:FactorAnalysis did not converge")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["tall", "wide", pytest.param("digits", marks=pytest.mark.slow)])
 def test_maximum_likelihood_agrees_with_scikit_learn(case):
     make, k = CASES[case]
     x = make()
@@ -52,7 +52,7 @@ def test_maximum_likelihood_agrees_with_scikit_learn(case):
     np.testing.assert_allclose(found, decoded, atol=1e-2 * np.abs(x).max())
 
 
-@pytest.mark.parametrize("rows", [15, 60])  # the dual and the covariance
+@pytest.mark.parametrize("rows", [15, pytest.param(60, marks=pytest.mark.slow)])  # the dual and the covariance
 def test_random_sketches_come_close(rows):
     x = jnp.asarray(rows_of_factors(rows, 30, 2))
     exact = factor_analysis(x, factors=2, iterations=10)

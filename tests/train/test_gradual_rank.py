@@ -93,10 +93,10 @@ def test_training_on_the_way_down_beats_cutting_at_the_end():
     assert lifted < 0.5 * float(loss(jc.materialize(cut)))
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("chain", "inject_hyperparams outside")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "chain", "inject_hyperparams outside")]
 
 
-@pytest.mark.parametrize("optimizer", ["MultiSteps outside", "adamw", *SLOW])
+@pytest.mark.parametrize("optimizer", ["MultiSteps outside", *SLOW])
 def test_around_any_optimizer_on_convolutions_and_scanned_layers(optimizer):
     def model(params, x):
         x = jax.lax.conv_general_dilated(x, params["inner"], (1, 1), "SAME", dimension_numbers=("NCHW", "OIHW", "NCHW"))
