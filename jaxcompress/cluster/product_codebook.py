@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -10,8 +11,10 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 
+from jaxcompress.cluster.table_product import Axes, serves, table_product
 from jaxcompress.core.fields import bit_width
 from jaxcompress.core.leaf import CompressedArray, FieldOp, leaf_kind
 from jaxcompress.solvers.blocks import from_blocks
@@ -149,6 +152,44 @@ class ProductCodebook(CompressedArray):
     def materialize(self) -> jax.Array:
         """The blocks by code, put side by side."""
         return from_blocks(look_up_rows(self.codes, self.codebook).astype(self.dtype), self.lengths)
+
+    def matmul(
+        self,
+        x: jax.Array,
+        *,
+        contract: Axes,
+        batch: Axes,
+        precision: Any = None,
+        preferred_element_type: Any = None,
+    ) -> jax.Array | None:
+        """On a CPU, for few rows of data: sums of looked up products; else None. See `table_product`."""
+        if x.dtype != self.dtype or not self._sums_products(x, contract, batch):
+            return None
+        options = {"precision": precision}
+        looked_up = functools.partial(
+            table_product,
+            lengths=self.lengths,
+            contract=contract,
+            batch=batch,
+            dtype=preferred_element_type,
+            **options,
+        )
+
+        def product(codes: jax.Array, codebook: jax.Array, x: jax.Array) -> jax.Array:
+            kernel = self.replace(codes=codes, codebook=codebook).materialize()
+            return lax.dot_general(
+                x, kernel, (contract, batch), preferred_element_type=preferred_element_type, **options
+            )
+
+        return lax.platform_dependent(self.codes, self.codebook, x, cpu=looked_up, default=product)
+
+    def how(self, x: Any, *, contract: Axes, batch: Axes) -> str:
+        """Which of the two."""
+        del x, contract, batch
+        return "product_codebook matmul, sums of looked up products on cpu, materialize on cuda and tpu"
+
+    def _sums_products(self, x: Any, contract: Axes, batch: Axes) -> bool:
+        return serves(x, self.codes.shape, self.codebook.shape, self.lengths, contract, batch)
 
     def astype(self, dtype: Any) -> Self:
         """The same codes and tables with a dense array of another dtype."""

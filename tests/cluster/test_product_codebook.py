@@ -79,6 +79,54 @@ def test_gradients_of_an_entry_are_summed_over_its_blocks():
     assert grads["w"].codes is None
 
 
+@pytest.mark.parametrize(
+    ("equation", "x", "leaf"),
+    [
+        ("bi,io->bo", (3, 16), random(16, 6, block=(4, 1))),
+        ("bi,io->bo", (2, 16), random(16, 6, block=(4, 1), own=(0,))),
+        ("bd,vd->bv", (4, 8), random(20, 8, block=(1, 4), own=(1,))),  # logits of an embedding
+        ("bhw,hwo->bo", (2, 4, 6), random(4, 6, 5, block=(2, 3, 1))),
+        ("bi,iho->bho", (1, 8), random(8, 3, 4, block=(2, 1, 1))),
+        ("sbi,sio->sbo", (2, 3, 8), random(2, 8, 6, block=(1, 4, 1), own=(0,))),
+        ("bsi,iso->bso", (3, 2, 8), random(8, 2, 6, block=(4, 1, 1))),
+    ],
+)
+def test_sums_of_looked_up_products(equation, x, leaf):
+    fn = lambda p, x: jnp.einsum(equation, x, p["w"], precision="highest")  # noqa: E731
+    x = jnp.asarray(np.random.default_rng(2).normal(size=x), jnp.float32)
+    (line,) = [line for line in jc.explain(fn, {"w": leaf}, x) if line.kind == "product_codebook"]
+    assert line.served
+    assert "looked up products on cpu" in repr(jc.explain(fn, {"w": leaf}, x))
+    np.testing.assert_allclose(
+        jax.jit(jc.lift(fn))({"w": leaf}, x), fn({"w": by_hand(leaf).astype(np.float32)}, x), atol=1e-5
+    )
+
+
+def test_no_products_are_looked_up_where_that_does_not_pay():
+    leaf = random(16, 6, block=(4, 1))
+    fn = lambda p, x: x @ p["w"]  # noqa: E731
+    assert jc.explain(fn, {"w": leaf}, jnp.ones((5, 16))).materialized  # more rows than a block is long
+    many = random(16, 6, block=(4, 1), levels=7)  # more vectors than outputs
+    assert jc.explain(fn, {"w": many}, jnp.ones((1, 16))).materialized
+    assert jc.explain(lambda p, x: x @ p["w"].T, {"w": leaf}, jnp.ones((1, 6))).materialized  # blocks of outputs
+    assert jc.explain(fn, {"w": random(16, 6, block=(4, 1), own=(1,))}, jnp.ones((1, 16))).materialized
+
+
+def test_gradients_through_looked_up_products():
+    params, x = (
+        {"w": random(16, 6, block=(4, 1))},
+        jnp.asarray(np.random.default_rng(2).normal(size=(2, 16)), jnp.float32),
+    )
+    fn = lambda p, x: jnp.sum(jnp.tanh(x @ p["w"]))  # noqa: E731
+    trainable, frozen = jc.split_trainable(params)
+    grads = [
+        jax.grad(lambda t, x, run=run: run(jc.merge(t, frozen), x), argnums=(0, 1))(trainable, x)
+        for run in (jc.lift(fn), lambda p, x: fn(jc.materialize(p), x))
+    ]
+    for ours, theirs in zip(*map(jax.tree.leaves, grads), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 def test_slices_along_whole_axes_stay_compressed():
     leaf = random(6, 4, block=(2, 1), own=(1,))
     columns = leaf.map_axis(1, lambda field, axis: jnp.take(field, jnp.array([3, 0]), axis))
