@@ -112,10 +112,33 @@ def frequent_only(params: Any, ids: jax.Array) -> jax.Array:
 def train(fn: Callable[..., jax.Array], params: Any, task: Task, budget: Budget, epochs: int, seed: int) -> Any:
     """Cross-entropy, Adam, the learning rate falls to 0 along a cosine."""
     ids, labels = map(jnp.asarray, task.train)
-    steps = len(labels) // budget.batch_size
-    tx = optax.adam(optax.cosine_decay_schedule(budget.learning_rate, steps * epochs))
     trainable, frozen = jc.split_trainable(params)
-    lifted = jc.lift(fn)
+    state = (trainable, optimizer(len(labels), budget, epochs).init(trainable))
+    for key in jax.random.split(jax.random.key(seed), epochs):
+        state = epoch(state, frozen, key, ids, labels, fn=fn, budget=budget, epochs=epochs)
+    return jc.merge(state[0], frozen)
+
+
+def optimizer(count: int, budget: Budget, epochs: int) -> optax.GradientTransformation:
+    """Adam for so many sentences."""
+    steps = count // budget.batch_size * epochs
+    return optax.adam(optax.cosine_decay_schedule(budget.learning_rate, steps))
+
+
+@functools.partial(jax.jit, static_argnames=("fn", "budget", "epochs"))
+def epoch(
+    state: Any,
+    frozen: Any,
+    key: jax.Array,
+    ids: jax.Array,
+    labels: jax.Array,
+    *,
+    fn: Callable[..., jax.Array],
+    budget: Budget,
+    epochs: int,
+) -> Any:
+    """One pass over the training sentences: ``(trainable, opt_state)`` after it."""
+    tx, lifted = optimizer(len(labels), budget, epochs), jc.lift(fn)
 
     def loss(trainable: Any, ids: jax.Array, labels: jax.Array) -> jax.Array:
         logits = lifted(jc.merge(trainable, frozen), ids)
@@ -126,15 +149,9 @@ def train(fn: Callable[..., jax.Array], params: Any, task: Task, budget: Budget,
         updates, opt_state = tx.update(jax.grad(loss)(trainable, ids[chosen], labels[chosen]), opt_state, trainable)
         return (optax.apply_updates(trainable, updates), opt_state), None
 
-    @jax.jit
-    def epoch(state: Any, key: jax.Array) -> Any:
-        order = jax.random.permutation(key, len(labels))[: steps * budget.batch_size]
-        return jax.lax.scan(step, state, order.reshape(steps, budget.batch_size))[0]
-
-    state = (trainable, tx.init(trainable))
-    for key in jax.random.split(jax.random.key(seed), epochs):
-        state = epoch(state, key)
-    return jc.merge(state[0], frozen)
+    steps = len(labels) // budget.batch_size
+    order = jax.random.permutation(key, len(labels))[: steps * budget.batch_size]
+    return jax.lax.scan(step, state, order.reshape(steps, budget.batch_size))[0]
 
 
 def accuracy(fn: Callable[..., jax.Array], params: Any, task: Task) -> float:
