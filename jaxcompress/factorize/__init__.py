@@ -14,6 +14,7 @@ from jaxcompress.factorize.factor_analysis import factor_analysis as factor_anal
 from jaxcompress.factorize.factor_analysis import principal_factors as principal_factors
 from jaxcompress.factorize.fisher_svd import fwsvd as fwsvd
 from jaxcompress.factorize.fisher_svd import fwsvd_factors as fwsvd_factors
+from jaxcompress.factorize.gates import PerGate as PerGate
 from jaxcompress.factorize.gates import per_gate as per_gate
 from jaxcompress.factorize.gates_of import gates_of as gates_of
 from jaxcompress.factorize.incremental_pca import incremental_pca as incremental_pca

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,21 @@ def per_gate(
         raise ValueError(f"per_gate: stage= leaves {left[0]!r} dense: let its where= choose what per_gate does")
     leaves = [Blocks.create(coded[part.path], axis, n) for part, (axis, n) in zip(parts, axes, strict=True)]
     return with_parts(params, parts, leaves)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerGate:
+    """Recipe stage of `per_gate`, with the same fields."""
+
+    stage: Callable[..., Any]
+    gates: int | Mapping[str, int]
+    where: str | Sequence[str] | None = None
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, params: Any, *, sites: Sites | None = None) -> Any:
+        """Applies `per_gate`."""
+        return per_gate(params, self.stage, gates=self.gates, where=self.where, sites=sites)
 
 
 def _gate_axis(part: Part, roles: Roles, count: Any) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -46,6 +47,17 @@ GROUPED = {
     "two groups": Case((3, 3, 2, 6), (2, 6, 6, 4), ("NHWC", "HWIO", "NHWC"), {"feature_group_count": 2}),
     "each alone": Case((3, 3, 1, 4), (2, 6, 6, 4), ("NHWC", "HWIO", "NHWC"), {"feature_group_count": 4}),
 }
+
+
+def assert_exports(case, params):
+    """One program for three platforms, with a batch that is not known yet."""
+    (batch,) = jax.export.symbolic_shape("batch")
+    at = case.numbers[0].index("N")
+    shape = (*case.x[:at], batch, *case.x[at + 1 :])
+    run = jax.jit(lift(case))
+    program = jax.export.export(run, platforms=("cpu", "cuda", "tpu"))(params, jax.ShapeDtypeStruct(shape, "float32"))
+    again = jax.export.deserialize(program.serialize()).call(params, case.data)
+    np.testing.assert_allclose(again, run(params, case.data), rtol=1e-5, atol=1e-5)
 
 
 def assert_serves(case, params, served=True):

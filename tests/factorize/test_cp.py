@@ -6,7 +6,7 @@ import pytest
 import jaxcompress as jc
 from jaxcompress.factorize import CP, CPTensor, cp, svd
 from jaxcompress.prune import Masked
-from tests.factorize.convolutions import CASES, GROUPED, assert_serves
+from tests.factorize.convolutions import CASES, GROUPED, assert_exports, assert_serves
 from tests.factorize.products import PRODUCTS, STACKED, assert_product, least_multiplications, multiplications
 
 RNG = np.random.default_rng(0)
@@ -75,6 +75,10 @@ def test_a_window_with_the_features_in_one_factor_is_materialized():
     conv = CASES["2d strided"]
     leaf = CPTensor.create([normal(3, 4, 2), normal(2, 2), normal(6, 2)], ((0, 2), (1,), (3,)))
     assert_serves(conv, {"w": leaf}, served=False)
+
+
+def test_convolutions_lower_for_every_platform():
+    assert_exports(CASES["2d dilated"], {"w": canonical(3, 3, 4, 6)})
 
 
 def test_factors_may_be_leaves_and_gradients_reach_them():

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 import jaxcompress as jc
-from jaxcompress.factorize import SVD, TT, Blocks, gates_of, join_kernels, per_gate, svd
+from jaxcompress.factorize import SVD, TT, Blocks, PerGate, gates_of, join_kernels, per_gate, svd
 from tests.factorize.products import multiplications
 from tests.zoo import ZOO
 
@@ -73,6 +73,15 @@ def test_each_gate_is_factorized_by_itself(network, stage):
         coded = jc.quantize.rtn(thin, bits=8, sites=sites)
         assert {coded[name].blocks.u.kind for name in "ih"} == {"quantized"}
         np.testing.assert_allclose(jc.lift(lstm)(coded, xs), lstm(jc.materialize(coded), xs), rtol=1e-4, atol=1e-5)
+
+
+def test_stage_survives_a_recipe(network):
+    params, _ = network
+    stage = PerGate(SVD(rank=1), gates=4, where="i")
+    (again,) = jc.Recipe.from_json(jc.Recipe([stage]).to_json())
+    assert again == stage
+    ours, theirs = again(params)["i"], per_gate(params, SVD(rank=1), gates=4, where="i")["i"]
+    np.testing.assert_array_equal(ours.materialize(), theirs.materialize())
 
 
 def test_gates_of_their_own_fit_better_than_common_factors_at_the_same_cost():

@@ -7,7 +7,7 @@ import pytest
 import jaxcompress as jc
 from jaxcompress.factorize import TensorTrain
 from tests.core.kinds import avals_of, floats_of_shape, served
-from tests.factorize.convolutions import CASES, assert_serves
+from tests.factorize.convolutions import CASES, assert_exports, assert_serves
 from tests.factorize.products import PRODUCTS, STACKED, assert_product, least_multiplications, multiplications
 
 RNG = np.random.default_rng(0)
@@ -93,6 +93,11 @@ def test_conv_is_the_dense_convolution(case, back):
     leaf = TensorTrain.create(cores, [tuple(axis for axis, _ in own) for own in chain])
     assert leaf.shape == conv.kernel
     assert_serves(conv, {"w": leaf})
+
+
+def test_convolutions_lower_for_every_platform():
+    cores = [normal(1, 4, 2), normal(2, 3, 3, 3), normal(3, 6, 1)]
+    assert_exports(CASES["2d dilated"], {"w": TensorTrain.create(cores, ((2,), (0, 1), (3,)))})
 
 
 def test_kernels_in_another_order_are_materialized():
