@@ -1,6 +1,8 @@
 """Rank rules: by hand, against each other, and where they refuse."""
 
+import dataclasses
 import itertools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 
 import jaxcompress as jc
 from jaxcompress.factorize import LowRank, budget, energy, evbmf, explained_variance, svd
-from jaxcompress.factorize.rank import Candidate, Spectrum, ranks_of
+from jaxcompress.factorize.rank import Candidate, RankRule, Spectrum, ranks_of
 from jaxcompress.pipeline.recipe import Recipe
 
 RNG = np.random.default_rng(0)
@@ -129,3 +131,25 @@ def test_what_a_budget_cannot_be_is_named():
         svd(params, rank=budget(flops=0.5))
     with pytest.raises(TypeError, match="concrete arrays"):
         jax.jit(lambda p: svd(p, rank=evbmf()))(params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Every(RankRule):
+    """A rule of a third party: every n-th rank there is."""
+
+    n: int
+
+    version: ClassVar[int] = 7
+
+    def rank_of_one(self, candidate, spectrum, *, method):
+        return min(candidate.shape) // self.n
+
+
+def test_a_rule_of_ones_own_is_taken_and_written():
+    params = {"w": normal(12, 12)}
+    stage = jc.factorize.SVD(rank=Every(4))
+    assert stage(params)["w"].rank == 3
+    recipe = Recipe([stage])
+    assert Recipe.from_json(recipe.to_json(), stages=[Every]) == recipe
+    with pytest.raises(ValueError, match=r"rank 6, which Every\(n=2\) takes, saves nothing"):
+        svd(params, rank=Every(2))
