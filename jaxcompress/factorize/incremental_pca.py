@@ -20,7 +20,7 @@ class RunningCovariance(NamedTuple):
 
     A pytree of arrays that keep their shapes: `update` runs under ``jit``, in `lax.scan`, and under ``vmap``; what
     several devices saw is joined by `merge`. The result does not depend on how rows are split into batches, beyond
-    rounding.
+    rounding. It counts up to 2^31 - 1 rows.
 
     Attributes:
         seen: count, mean and scatter.

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import jaxcompress as jc
-from jaxcompress.train import factorized, nuclear_norm, reached_ranks, trace_norm
+from jaxcompress.train import factorized, gradual_rank, nuclear_norm, reached_ranks, trace_norm
 from tests.train.optimizers import OPTIMIZERS
 
 pytestmark = pytest.mark.standard_promotion
@@ -109,6 +109,16 @@ def test_around_any_optimizer_convolutions_and_layers_have_ranks_of_their_own(op
     thin = factorized(params, state, sites=sites)
     assert thin["inner"].rank == 2
     assert thin["outer"] is params["outer"]  # rank 3 of 6 x 6 saves nothing
+
+
+def test_both_transformations_lower_for_every_platform():
+    params = jax.eval_shape(lambda: {"w": jnp.ones((6, 5))})
+    for tx in (
+        nuclear_norm(optax.sgd(0.1), strength=1.0, learning_rate=0.1, every=2),
+        gradual_rank(optax.sgd(0.1), rank=2, begin_step=0, end_step=4),
+    ):
+        state = jax.eval_shape(tx.init, params)
+        jax.export.export(jax.jit(tx.update), platforms=["cpu", "cuda", "tpu"])(params, state, params)
 
 
 def test_half_precision_and_errors():
