@@ -49,7 +49,8 @@ def truncated_svd(
             sketch of the range, for ranks far below ``min(m, n)``.
         key: from `jax.random.key`, for ``"randomized"``.
         accumulate: ``"float64"`` computes float32 matrices in float64 and rounds the triples at the end. Works with
-            ``jax_enable_x64`` off too, but then not under a transformation.
+            ``jax_enable_x64`` off too, but then not under a transformation. (A Gram matrix in double precision alone
+            would do little: the eigenvectors of a float32 solver lose nearly as much.)
         oversample: columns of the sketch beyond ``rank``, static.
         power_iterations: multiplications of the sketch by ``w w^T``, with a QR after each product, static. What is lost
             falls with the power ``2 * power_iterations + 1`` of the ratios of singular values.

@@ -109,3 +109,20 @@ def test_what_cannot_be_scanned_is_named(problem):
     with pytest.raises(TypeError, match="must put one LowRank leaf at 'a'"):
         rank_sensitivity(fn, params, evaluate, method=idle)
     assert jax.tree.all(jax.tree.map(lambda x: isinstance(x, jax.Array), params)), "inputs are as they were"
+
+
+def test_masked_leaves_and_stacks_are_scanned_as_they_are():
+    def stacked(params, x):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x @ params["w"], params["layers"])[0]
+
+    mask = jnp.asarray(RNG.random((8, 8)) < 0.7)
+    params = {"w": jc.prune.Masked.create(normal(8, 8), mask), "layers": normal(2, 8, 8)}
+    x = normal(6, 8)
+    sites = jc.sites(stacked, params, x)
+    found = rank_sensitivity(stacked, params, output_error(stacked, params, [x]), ranks=[2], sites=sites)
+    wanted = jc.lift(stacked)(params, x)
+    for i, path in enumerate(one.path for one in found.candidates):
+        thin = svd(params, rank={path: 2}, sites=sites)
+        expected = float(jnp.sum((jc.lift(stacked)(thin, x) - wanted) ** 2) / jnp.sum(wanted**2))
+        np.testing.assert_allclose(found.values[i, 0], expected, rtol=1e-3)
+    assert [one.layers for one in found.candidates] == [2, 1]
