@@ -121,7 +121,9 @@ def test_weights_choose_whose_data_count() -> None:
         slice_residual(stream, params, BATCHES, keep=6, weights=dict.fromkeys(readers, 0.0))
 
 
-@pytest.mark.parametrize("name", ["llama_plain", "llama_flax", "attention_fused_gqa"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("llama_plain", marks=pytest.mark.slow), "llama_flax", "attention_fused_gqa"]
+)
 def test_models_of_the_zoo(name: str) -> None:
     model = ZOO[name].model
     sliced = slice_residual(model.fn, model.params, [model.inputs], fraction=0.25, round_to=1)

@@ -86,11 +86,11 @@ def _formed(
     classes: Classes, folds: Mapping[int, list[Fold]], leaves: Mapping[str, Any], unused: set[str]
 ) -> Rotations:
     gains: dict[int, dict[tuple[str, int], None]] = {}
-    taken: dict[int, list[Fold]] = {}
+    taken: dict[str, dict[Fold, None]] = {}  # a gain that is folded is folded into all that takes it
     for link in classes.links:
-        root = classes.root(link.after)
-        gains.setdefault(root, {})[link.gain.slice.path, link.gain.slice.axis] = None
-        taken.setdefault(root, []).extend(folds.get(link.after, ()))
+        root, path = classes.root(link.after), link.gain.slice.path
+        gains.setdefault(root, {})[path, link.gain.slice.axis] = None
+        taken.setdefault(path, {}).update(dict.fromkeys(folds.get(link.after, ())))
     found, excluded = [], []
     for root, nodes in classes.members().items():
         turned = [classes.nodes[node] for node in nodes if classes.nodes[node].kind == "leaf"]
@@ -104,7 +104,8 @@ def _formed(
         elif turned:
             members = tuple((node.path, node.axis) for node in turned)
             size = jnp.shape(leaves[members[0][0]])[members[0][1]]
-            along, taking = tuple(sorted(gains.get(root, {}))), tuple(taken.get(root, ()))
+            along = tuple(sorted(gains.get(root, {})))
+            taking = tuple(fold for path in dict.fromkeys(path for path, _ in along) for fold in taken[path])
             found.append(Rotation(size, members, along, taking, classes.ones(root)))
     found.sort(key=lambda rotation: -sum(math.prod(jnp.shape(leaves[path])) for path, _ in rotation.members))
     excluded.sort(key=lambda entry: (entry.path, entry.axis))

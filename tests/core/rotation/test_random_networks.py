@@ -92,6 +92,10 @@ def test_many_random_chains() -> None:
     assert sum(check(seed) for seed in range(12, 300)) > 100
 
 
+def test_a_gain_of_two_streams_is_folded_in_both() -> None:
+    assert check(51) == 3
+
+
 def test_the_steps_are_not_all_refused() -> None:
     fn, shapes = network(["gained branch", "scan", "gain and bias", "mixed rows", "rows"])
     params = {
