@@ -106,7 +106,7 @@ def test_weights_that_are_no_numbers_are_an_error(method, bad):
     [
         ("kmeans", "transform_nn_scan"),
         *itertools.product(
-            ["magnitude", "rtn_int4_groups", "svd"],
+            ["magnitude", "rtn_int4_groups", "svd", "tt"],
             ["transform_nn_scan", "conv_same", "attention_self", "plain_transposed"],
         ),
     ],
