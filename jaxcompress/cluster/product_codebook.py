@@ -123,8 +123,19 @@ class ProductCodebook(CompressedArray):
         return {"codes": axes, "codebook": (*axes, None, None)}
 
     def axis_positions(self, axis: int) -> dict[str, int] | None:
-        """As of every leaf; an axis that blocks cover is held whole by no field."""
-        return super().axis_positions(axis) if self.divides(axis) else None
+        """As of every leaf, along the stack; the others are axes of `block`."""
+        return super().axis_positions(axis) if axis < self.stack_ndim else None
+
+    def move_to_front(self, axis: int) -> Self | None:
+        """As of every leaf; an axis of blocks of length 1 with tables of its own becomes one of the stack."""
+        if not self.divides(axis) or self.codebook.shape[axis] != self.codes.shape[axis]:
+            return None
+        at = axis - self.stack_ndim
+        return self.replace(
+            codes=jnp.moveaxis(self.codes, axis, 0),
+            codebook=jnp.moveaxis(self.codebook, axis, 0),
+            block=self.block if at < 0 else self.block[:at] + self.block[at + 1 :],
+        )
 
     def divides(self, axis: int) -> bool:
         """Along the axes on which blocks have length 1."""

@@ -13,7 +13,7 @@ from jax import lax
 
 from jaxcompress.cluster.codebook import Codebook
 from jaxcompress.cluster.product_codebook import ProductCodebook
-from jaxcompress.core.leaf import CompressedArray, FieldOp, leaf_kind
+from jaxcompress.core.leaf import CompressedArray, FieldOp, dense, leaf_kind
 from jaxcompress.solvers.blocks import from_blocks, to_blocks
 from jaxcompress.solvers.rows import from_rows, rows_of
 from jaxcompress.solvers.soft_kmeans import nearest_error, soft_kmeans, soft_values
@@ -72,11 +72,19 @@ class SoftCodebook(CompressedArray):
 
     def divides(self, axis: int) -> bool:
         """Along axes each index of which has a table of its own: elsewhere the centroids follow from all values."""
-        return self.codebook.shape[axis] == self.values.shape[axis]
+        return self.codebook.shape[axis] == self.values.shape[axis] and self.lengths[axis] == 1
 
     def axis_positions(self, axis: int) -> dict[str, int] | None:
-        """Of axes that divide."""
-        return super().axis_positions(axis) if self.divides(axis) else None
+        """Of stack axes; the others are axes of `block`."""
+        return super().axis_positions(axis) if axis < len(self.values.shape) - len(self.block) else None
+
+    def move_to_front(self, axis: int) -> Self | None:
+        """Of axes that divide, which become axes of the stack."""
+        if not self.divides(axis):
+            return None
+        at = axis - (len(self.values.shape) - len(self.block))
+        moved = {name: jnp.moveaxis(dense(field), axis, 0) for name, field in self.components().items()}
+        return self.replace(**moved, block=self.block if at < 0 else self.block[:at] + self.block[at + 1 :])
 
     def map_axis(self, axis: int, fn: FieldOp) -> Self | None:
         """Along axes that divide."""

@@ -137,6 +137,18 @@ def test_slices_along_whole_axes_stay_compressed():
     assert one.axis_positions(0) is None
 
 
+def test_an_axis_with_tables_of_its_own_may_be_scanned():
+    """An axis of length-1 blocks in front of the layers: `scan` takes it off, and the block with it."""
+    leaf = random(5, 4, 4, block=(1, 2, 1), own=(0,))
+    fn = lambda p, x: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, p["w"])[0]  # noqa: E731
+    x = jnp.ones((2, 4))
+    np.testing.assert_allclose(jc.lift(fn)({"w": leaf}, x), fn({"w": leaf.materialize()}, x), atol=1e-5)
+    assert leaf.move_to_front(0).unstack()[3].block == (2, 1)
+    assert leaf.axis_positions(0) is None
+    with pytest.raises(ValueError, match="not a stack axis"):
+        leaf.unstack()
+
+
 def test_methods_leave_it_alone():
     for method in (jc.quantize.rtn, jc.cluster.kmeans):
         with pytest.raises(ValueError, match="'w' is a product_codebook leaf, coded already: materialize it"):
