@@ -72,6 +72,8 @@ class Budget:
 
 def load(name: str, folder: Path) -> Task:
     """``sst2`` or ``trec`` from the data folder."""
+    if not (folder / "realdata.py").is_file():
+        raise SystemExit(f"{folder}/realdata.py does not exist: set JAXCOMPRESS_DATA to a folder that holds it")
     spec = importlib.util.spec_from_file_location("realdata", folder / "realdata.py")
     assert spec is not None
     assert spec.loader is not None

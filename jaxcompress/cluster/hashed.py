@@ -220,6 +220,7 @@ class Hashed(CompressedArray):
         return axis, -(-self.shape[axis] // width)
 
 
+@functools.partial(jax.jit, static_argnames=("buckets", "seed"))
 def bucket_means(w: jax.Array, *, buckets: int, seed: int = 0, weights: jax.Array | None = None) -> jax.Array:
     """The values of the nearest `Hashed` array: the signed (weighted) mean of the entries of each bucket.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,7 @@ def reach_of(spelling: np.ndarray, max_n: int) -> int:
     return most
 
 
+@functools.partial(jax.jit, static_argnames=("buckets", "min_n", "max_n", "reach", "whole"))
 def ngram_places(
     spelling: jax.Array, *, buckets: int, min_n: int, max_n: int, reach: int, whole: bool
 ) -> tuple[jax.Array, jax.Array]:
