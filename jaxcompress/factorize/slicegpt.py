@@ -75,6 +75,10 @@ def slice_residual(
     parameters alone cannot put these there. Its moments are the mean over all kernels that read the stream, layers of
     a stack one by one; ``weights`` weighs them.
 
+    A tied head behind a gain cannot be turned as it is: `jaxcompress.untie` puts a matrix of its own before the head.
+    Beside deleting, the kernels that read the stream may be fitted to what they gave: ``jaxcompress.prune.reconstruct``
+    with ``keep`` and statistics of the turned parameters.
+
     Args:
         fn: a function that ``jit`` accepts, with the parameters first.
         params: its parameters: concrete arrays. Not changed.
