@@ -49,12 +49,14 @@ def methods(on: Subject, percent: int) -> dict[str, Callable[[], Any]]:
     fwsvd = lambda ranks: factorize.fwsvd(  # noqa: E731
         on.params, rank=ranks, weights=fisher(), where=WHERE, sites=on.sites
     )
-    in_turns = functools.partial(on.in_turns, factorize.whitened_svd)
+    in_turns = lambda ranks: dataclasses.replace(on, where=tuple(ranks)).in_turns(  # noqa: E731  # the others stay
+        factorize.whitened_svd, rank=ranks
+    )
     found: dict[str, Callable[[], Any]] = {
         "svd": lambda: plain(ranks),
         "asvd": lambda: on.at_once(factorize.asvd, rank=ranks),
         "whitened": lambda: on.at_once(factorize.whitened_svd, rank=ranks),
-        "whitened sequential": lambda: in_turns(rank=ranks),
+        "whitened sequential": lambda: in_turns(ranks),
     }
     budget = factorize.budget(parameters=kept_part(on.params, percent))
     found |= {
@@ -70,13 +72,13 @@ def methods(on: Subject, percent: int) -> dict[str, Callable[[], Any]]:
         "drone": lambda: on.at_once(factorize.drone, rank=ranks),
         "output pca sequential": lambda: output_pca(on, percent),
         "fwsvd budget": lambda: fwsvd(budget),
-        "whitened sequential budget": lambda: in_turns(rank=of_budget()),
+        "whitened sequential budget": lambda: in_turns(of_budget()),
     }
     if percent == FULL:
         found |= {
             "asvd searched": lambda: on.at_once(factorize.asvd, rank=ranks, alpha="search"),
             "asvd refitted": lambda: refitted(on, found["asvd"]()),
-            "whitened sequential budget lora": lambda: recovered(on, in_turns(rank=less(of_budget(), LORA_RANK))),
+            "whitened sequential budget lora": lambda: recovered(on, in_turns(less(of_budget(), LORA_RANK))),
         }
     return found
 

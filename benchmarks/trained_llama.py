@@ -14,9 +14,11 @@ import jax.numpy as jnp
 
 import jaxcompress as jc
 from benchmarks.pruning_llama import BATCH, DENSE, model, perplexity
+from jaxcompress.core.paths import matches
 from tests.zoo import llama
 
 CALIBRATION, WINDOWS = 32, 144
+TURNS = (("wq", "wk", "wv"), ("wo",), ("w1", "w3"), ("w2",))  # of a layer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,10 +60,11 @@ class Subject:
         """
         if self.quick:
             return self.at_once(method, **options)
-        turns: list[Any] = ["emb"] if "emb" in self.where else []
+        turns = [["emb"]]
         for i in range(len(self.params["layers"])):
-            at = f"layers/{i}/"
-            turns += [[at + "wq", at + "wk", at + "wv"], at + "wo", [at + "w1", at + "w3"], at + "w2"]
+            turns += [[f"layers/{i}/{name}" for name in turn] for turn in TURNS]
+        turns = [[path for path in turn if matches(path, self.where)] for turn in turns]
+        turns = [turn for turn in turns if turn]
         fitted = functools.partial(method, **options)
         return jc.sequential(self.fn, self.params, self.data, fitted, order=turns, where=self.where, what=what)
 
