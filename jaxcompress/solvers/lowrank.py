@@ -49,8 +49,9 @@ def truncated_svd(
             sketch of the range, for ranks far below ``min(m, n)``.
         key: from `jax.random.key`, for ``"randomized"``.
         accumulate: ``"float64"`` computes float32 matrices in float64 and rounds the triples at the end. Works with
-            ``jax_enable_x64`` off too, but then not under a transformation. (A Gram matrix in double precision alone
-            would do little: the eigenvectors of a float32 solver lose nearly as much.)
+            ``jax_enable_x64`` off too, but then not under a transformation. (A float64 Gram matrix
+            before a float32 eigensolver removes only a part of the loss: at ``0.9 ** i``, rank 100 of 200, errors were
+            6.3, 2.2 and 1.0 times the optimum with float32, with that, and with float64 throughout.)
         oversample: columns of the sketch beyond ``rank``, static.
         power_iterations: multiplications of the sketch by ``w w^T``, with a QR after each product, static. What is lost
             falls with the power ``2 * power_iterations + 1`` of the ratios of singular values.
