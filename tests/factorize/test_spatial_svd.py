@@ -7,6 +7,8 @@ from jax import lax
 import jaxcompress as jc
 from jaxcompress.factorize import Separable, SpatialSVD, separable_filters, spatial_svd
 from jaxcompress.prune import Masked
+from tests.laws.pairs import assert_close, call, tolerance
+from tests.zoo import ENTRIES, ZOO
 
 RNG = np.random.default_rng(0)
 
@@ -121,3 +123,18 @@ def test_what_saves_nothing_or_is_no_such_kernel_is_named():
         spatial_svd(spatial_svd(params, rank=1, sites=sites), rank=1, sites=sites)
     with pytest.raises(ValueError, match="rank must be a positive integer"):
         spatial_svd(params, rank=0, sites=sites)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [entry.name for entry in ENTRIES if entry.name.startswith(("vision", "equinox_conv"))])
+def test_networks_of_the_zoo(name):
+    """Separable kernels inside whole networks: the law of lift, for models that the tables of laws do not give them."""
+    entry = ZOO[name]
+    model = entry.model
+    with entry.context():
+        sites = jc.sites(model.fn, model.params, *model.inputs, **model.kwargs)
+        small = spatial_svd(model.params, rank=1, sites=sites)
+        ours, theirs = call(model, jc.lift)(small, model.inputs), call(model)(jc.materialize(small), model.inputs)
+        lines = jc.explain(model.fn, small, *model.inputs, **model.kwargs)
+    assert_close(ours, theirs, tol=tolerance(jax.tree.leaves(model.params)), what=name)
+    assert any(line.served and line.kind == "separable" for line in lines)
