@@ -92,21 +92,15 @@ class SoftCodebook(CompressedArray):
 
     def materialize(self) -> jax.Array:
         """The weights as mixtures of the centroids."""
-        x, counts = self._rows()
-        found = self._centroids(x, counts)
-        soft = jax.vmap(lambda x, c, t, w: soft_values(x, c, temperature=t, weights=w))(x, *found, counts)
-        return self._placed(soft).astype(self.dtype)
+        return _mixtures(self)
 
     def settled(self) -> Self:
         """The leaf whose iteration starts where it ends now."""
-        centroids, _ = self._centroids(*self._rows())
-        return self.replace(codebook=centroids.reshape(self.codebook.shape).astype(self.codebook.dtype))
+        return self.replace(codebook=_settled(self).reshape(self.codebook.shape).astype(self.codebook.dtype))
 
     def coded(self) -> CompressedArray:
         """The centroids as a table, and for each weight or block the code of the nearest."""
-        x, counts = self._rows()
-        centroids, _ = self._centroids(x, counts)
-        codes = jax.vmap(lambda x, c, w: nearest_vectors(x, c, weights=w))(x, centroids, counts)
+        codes, centroids = _coded(self)
         sizes = self.codebook.shape[:-2]
         places = tuple(size // length for size, length in zip(self.values.shape, self.lengths, strict=True))
         codes = from_rows(codes, places, sizes).astype(jnp.uint8 if self.levels <= 256 else jnp.uint16)
@@ -148,3 +142,24 @@ class SoftCodebook(CompressedArray):
     def _placed(self, rows: jax.Array) -> jax.Array:
         places = tuple(size // length for size, length in zip(self.values.shape, self.lengths, strict=True))
         return from_blocks(from_rows(rows, places, self.codebook.shape[:-2]), self.lengths)
+
+
+@jax.jit
+def _mixtures(leaf: SoftCodebook) -> jax.Array:
+    x, counts = leaf._rows()
+    found = leaf._centroids(x, counts)
+    soft = jax.vmap(lambda x, c, t, w: soft_values(x, c, temperature=t, weights=w))(x, *found, counts)
+    return leaf._placed(soft).astype(leaf.dtype)
+
+
+@jax.jit
+def _settled(leaf: SoftCodebook) -> jax.Array:
+    return leaf._centroids(*leaf._rows())[0]
+
+
+@jax.jit
+def _coded(leaf: SoftCodebook) -> tuple[jax.Array, jax.Array]:
+    """Codes ``[tables, blocks]`` and centroids."""
+    x, counts = leaf._rows()
+    centroids, _ = leaf._centroids(x, counts)
+    return jax.vmap(lambda x, c, w: nearest_vectors(x, c, weights=w))(x, centroids, counts), centroids

@@ -28,7 +28,7 @@ from jaxcompress.cluster import dkm as soft
 from tests.zoo.model import arrays, data
 
 RNG = np.random.default_rng(0)
-X = jnp.asarray(RNG.normal(size=(256, 6)), jnp.float32)
+X = jnp.asarray(RNG.normal(size=(128, 6)), jnp.float32)
 Y = jnp.sin(2 * X[:, :1]) + X[:, 1:2] * X[:, 2:3]
 W = arrays(w=(12, 10))["w"]
 
@@ -36,7 +36,7 @@ W = arrays(w=(12, 10))["w"]
 class Net(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(1)(nn.tanh(nn.Dense(24)(nn.tanh(nn.Dense(24)(x)))))
+        return nn.Dense(1)(nn.tanh(nn.Dense(16)(nn.tanh(nn.Dense(16)(x)))))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -52,11 +52,11 @@ def trained(state):
         value, grads = jax.value_and_grad(lambda params: mean_error(state.apply_fn, params))(state.params)
         return state.apply_gradients(grads=grads), value
 
-    return jax.lax.scan(step, state, None, length=300)
+    return jax.lax.scan(step, state, None, length=200)
 
 
 def fit(apply_fn, params):
-    return trained(TrainState.create(apply_fn=apply_fn, params=params, tx=optax.adam(3e-3)))
+    return trained(TrainState.create(apply_fn=apply_fn, params=params, tx=optax.adam(5e-3)))
 
 
 @pytest.mark.standard_promotion
@@ -71,7 +71,7 @@ def test_train_state_with_dkm_beats_kmeans_after_the_same_steps():
     assert isinstance(shared["params"]["Dense_1"]["kernel"], Codebook)
     later, _ = fit(model.apply, dense.params)  # the same steps without DKM, clustered then
     plain = mean_error(lifted, kmeans(later.params, **options))
-    assert mean_error(lifted, shared) < 0.3 * plain  # measured: 0.11 against 0.92
+    assert mean_error(lifted, shared) < 0.3 * plain
 
 
 def test_cold_it_is_kmeans_and_warm_a_mixture():
