@@ -138,6 +138,7 @@ def test_a_temperature_that_falls_compiles_once(compilations):
     assert errors[0] != errors[2]
 
 
+@pytest.mark.slow
 def test_chains_files_and_stages(tmp_path):
     thin = soft(jc.factorize.svd(arrays(w=(24, 12)), rank=4), levels=4)
     assert isinstance(thin["w"].u, SoftCodebook)

@@ -52,6 +52,7 @@ def test_activations_choose_better_vectors_for_the_outputs():
     assert error["weighted"] < 0.85 * error["plain"]
 
 
+@pytest.mark.slow
 def test_sensitivities_lower_the_weighted_error():
     importance = jnp.asarray(np.random.default_rng(3).exponential(size=W.shape) ** 3, jnp.float32)
     leaves = [product({"w": W}, block=4, levels=8, weights=given)["w"] for given in (None, {"w": importance})]
@@ -88,6 +89,7 @@ def test_rows_of_an_embedding_become_codes():
         np.testing.assert_allclose(own.codebook[0, place], means, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_table_for_every_position_fits_better():
     shared, own = (product({"w": W}, block=4, levels=8, tables=tables)["w"] for tables in ("layer", "position"))
     assert own.codebook.shape == (8, 1, 8, 4)
@@ -107,6 +109,7 @@ def test_layers_of_a_stack_have_their_own_tables_and_moments():
     assert float(jnp.linalg.norm(jc.lift(fn)(later, x) - fn(params, x))) < float(jnp.linalg.norm(fn(params, x)))
 
 
+@pytest.mark.slow
 def test_factors_files_and_narrow_tables(tmp_path):
     thin = jc.factorize.svd({"w": W}, rank=8)
     shared = product(thin, block=4, levels=6, codebook_dtype="float16")["w"]

@@ -84,6 +84,7 @@ def test_entries_that_do_not_count_have_no_say():
         np.testing.assert_allclose(found.codebook[k][held.any(0)], means[held.any(0)], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_metric_over_the_entries_that_count():
     counts = (RNG.random((600, 4)) < 0.6).reshape(3, 200, 4)
     x = LUMPS.reshape(3, 200, 4)
