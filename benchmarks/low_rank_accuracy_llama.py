@@ -78,7 +78,7 @@ def methods(on: Subject, percent: int) -> dict[str, Callable[[], Any]]:
         found |= {
             "asvd searched": lambda: on.at_once(factorize.asvd, rank=ranks, alpha="search"),
             "asvd refitted": lambda: refitted(on, found["asvd"]()),
-            "whitened sequential budget lora": lambda: recovered(on, in_turns(less(of_budget(), LORA_RANK))),
+            "whitened sequential budget lora": lambda: recovered(on, in_turns, of_budget()),
         }
     return found
 
@@ -123,8 +123,8 @@ def ranks_in(params: Any) -> dict[str, int]:
 
 
 def less(ranks: Mapping[str, int], by: int) -> dict[str, int]:
-    """Smaller ranks, at least 1."""
-    return {path: max(rank - by, 1) for path, rank in ranks.items()}
+    """Ranks smaller by so much, where something is left then."""
+    return {path: rank - by if rank > by else rank for path, rank in ranks.items()}
 
 
 def refitted(on: Subject, factorized: Any) -> Any:
@@ -161,10 +161,14 @@ def loss(fn: Callable[..., jax.Array], params: Any, tokens: jax.Array) -> jax.Ar
     return -jnp.take_along_axis(scores, tokens[:, 1:, None], axis=2).mean()
 
 
-def recovered(on: Subject, factorized: Any) -> Any:
+def recovered(on: Subject, factorize: Callable[[Mapping[str, int]], Any], ranks: Mapping[str, int]) -> Any:
     """Deltas of rank `LORA_RANK` trained on the calibration windows alone; they take the place of as much rank."""
     adapted = jc.factorize.lora(
-        factorized, rank=LORA_RANK, key=jax.random.key(0), where=list(ranks_in(factorized)), sites=on.sites
+        factorize(less(ranks, LORA_RANK)),
+        rank=LORA_RANK,
+        key=jax.random.key(0),
+        where=[path for path, rank in ranks.items() if rank > LORA_RANK],
+        sites=on.sites,
     )
     trainable, frozen = jc.split_trainable(adapted, where=jc.factorize.is_lora)
     tx = optax.adam(optax.cosine_decay_schedule(LORA_RATE, LORA_STEPS))
