@@ -10,15 +10,19 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
-from jaxcompress.factorize.pca import (
+from jaxcompress.factorize.data_rows import (
     as_row,
     checked_count,
+    checked_last,
     checked_rows,
     deviations,
-    floats,
-    pca,
+    or_constant,
+    or_one,
+    require_variance,
 )
+from jaxcompress.factorize.pca import pca
 from jaxcompress.solvers.factor_em import Spectrum, expectation_maximization
 from jaxcompress.solvers.lowrank import truncated_svd
 
@@ -54,11 +58,11 @@ class FactorAnalysis:
 
     def transform(self, x: jax.Array) -> jax.Array:
         """Codes ``[..., factors]`` of rows ``[..., features]``."""
-        return _encoded(self, floats(x))
+        return _encoded(self, checked_last(x, self.loadings.shape[-1], "rows"))
 
     def inverse_transform(self, codes: jax.Array) -> jax.Array:
         """The rows that codes stand for, without noise."""
-        return _decoded(self, codes)
+        return _decoded(self, checked_last(codes, self.loadings.shape[-2], "codes"))
 
     def covariance(self) -> jax.Array:
         """Of the features under the model, ``[features, features]``."""
@@ -67,9 +71,18 @@ class FactorAnalysis:
     def log_likelihood(self, x: jax.Array) -> jax.Array:
         """Of rows ``[rows, features]`` under the model, ``[rows]``; of data held out it says how many factors to take.
 
-        It needs noise in every feature: a row that the model holds impossible has minus infinity.
+        Raises:
+            ValueError: if a feature has no noise, as after `principal_factors` of few rows (seen only outside
+                ``jit``): the model then has no density.
         """
-        return _log_likelihood(self, floats(x))
+        x = checked_last(x, self.loadings.shape[-1], "rows")
+        noisy = jnp.all(self.noise > 0)
+        if not isinstance(noisy, Tracer) and not noisy:
+            raise ValueError(
+                f"log_likelihood: {int(jnp.sum(self.noise <= 0))} features have no noise, so that there is no density: "
+                "fit fewer factors, or fit with factor_analysis"
+            )
+        return _log_likelihood(self, x)
 
 
 def factor_analysis(
@@ -120,7 +133,9 @@ def factor_analysis(
     count = checked_count(factors, min(x.shape), "factor_analysis", "factors")
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise ValueError(f"factor_analysis: iterations must be an integer of 1 or more, got {iterations!r}")
-    return _fit(x, tolerance, key, factors=count, standardize=standardize, iterations=iterations)
+    fitted = _fit(x, tolerance, key, factors=count, standardize=standardize, iterations=iterations)
+    require_variance(jnp.sum(fitted.noise) + jnp.sum(jnp.square(fitted.loadings)), x, "factor_analysis")
+    return fitted
 
 
 def principal_factors(x: jax.Array, *, factors: int, standardize: bool = True) -> FactorAnalysis:
@@ -152,7 +167,9 @@ def principal_factors(x: jax.Array, *, factors: int, standardize: bool = True) -
     """
     x = checked_rows(x, "principal_factors", least=2)
     count = checked_count(factors, min(x.shape), "principal_factors", "factors")
-    return _principal(x, factors=count, standardize=standardize)
+    fitted = _principal(x, factors=count, standardize=standardize)
+    require_variance(jnp.sum(fitted.noise) + jnp.sum(jnp.square(fitted.loadings)), x, "principal_factors")
+    return fitted
 
 
 @functools.partial(jax.jit, static_argnames=("factors", "standardize", "iterations"))
@@ -167,11 +184,22 @@ def _fit(
 ) -> FactorAnalysis:
     mean = jnp.mean(x, axis=0)
     z = x - mean[None, :]
-    scale = deviations(mean, jnp.sum(z * z, axis=0) / (x.shape[0] - 1)) if standardize else jnp.ones_like(mean)
-    z = z / (scale * jnp.sqrt(jnp.asarray(x.shape[0], x.dtype)))[None, :]  # its Gram matrix is the covariance
+    scale = or_constant(mean, deviations(z)) if standardize else jnp.ones_like(mean)
+    z = z / scale[None, :]
+    unit = or_one(jnp.max(jnp.abs(z)))  # of the computation: squares neither overflow nor vanish
+    z = z / (unit * math.sqrt(x.shape[0]))  # its Gram matrix is the covariance
+    begin = jnp.square(jnp.clip(1 / unit, 1e-4, 1e4))
     spectrum = Spectrum.of_rows(z, key) if x.shape[0] < x.shape[1] else Spectrum.of_covariance(_product(z.mT, z), key)
-    found = expectation_maximization(spectrum, factors=factors, iterations=iterations, tolerance=tolerance)
-    return FactorAnalysis(mean, scale, *found)
+    found = expectation_maximization(spectrum, factors=factors, iterations=iterations, tolerance=tolerance, begin=begin)
+    volume = jnp.sum(jnp.log(scale)) + x.shape[1] * jnp.log(unit)  # a density is one per unit of each feature
+    return FactorAnalysis(
+        mean,
+        scale,
+        found.loadings * unit,
+        found.noise * unit * unit,
+        found.log_likelihoods - volume,
+        found.iterations,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("factors", "standardize"))
@@ -179,7 +207,7 @@ def _principal(x: jax.Array, *, factors: int, standardize: bool) -> FactorAnalys
     fitted = pca(x, components=factors, standardize=standardize)
     loadings = jnp.sqrt(fitted.variances)[:, None] * fitted.components
     z = (x - fitted.mean[None, :]) / fitted.scale[None, :]
-    left = jnp.maximum(jnp.sum(z * z, axis=0) / (x.shape[0] - 1) - jnp.sum(loadings * loadings, axis=0), 0)
+    left = jnp.maximum(jnp.square(deviations(z)) - jnp.sum(loadings * loadings, axis=0), 0)
     none = jnp.zeros(0, x.dtype)
     return FactorAnalysis(fitted.mean, fitted.scale, loadings, left, none, jnp.int32(0), "least_squares")
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jaxcompress.factorize.pca import PCA, checked_count, or_one, over_thresholds, pca_of_covariance, with_signs
+from jaxcompress.factorize.data_rows import checked_count, or_one
+from jaxcompress.factorize.pca import PCA, over_thresholds, pca_of_covariance, with_signs
 from jaxcompress.solvers.lowrank import truncated_svd
 from jaxcompress.solvers.running_covariance import Running, merged, no_rows, of_rows
 
@@ -112,7 +113,7 @@ def incremental_pca(
         `RunningCovariance`, or with ``components`` `RunningSubspace`.
 
     Raises:
-        ValueError: if ``features`` or ``components`` is out of range.
+        ValueError: if ``features`` or ``components`` is out of range, or ``dtype`` is another one.
 
     Example:
         >>> batches = jnp.array([[[0.0, 0.0], [2.0, 2.0]], [[4.0, 4.0], [6.0, 6.0]]])
@@ -124,8 +125,10 @@ def incremental_pca(
         Chan, Golub and LeVeque, 1979 (exact). Ross et al., 2008, section 2.1 (few components).
         https://doi.org/10.1007/s11263-007-0075-7
     """
-    if features < 1:
-        raise ValueError(f"incremental_pca: features must be 1 or more, got {features}")
+    if isinstance(features, bool) or not isinstance(features, int) or features < 1:
+        raise ValueError(f"incremental_pca: features must be an integer of 1 or more, got {features!r}")
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.float64):
+        raise ValueError(f"incremental_pca: dtype must be float32 or float64, got {jnp.dtype(dtype)}")
     if components is None:
         return RunningCovariance(no_rows(features, jnp.dtype(dtype)))
     count = checked_count(components, features, "incremental_pca", "components")
@@ -169,11 +172,12 @@ def _of_subspace(state: RunningSubspace, *, components: int, whiten: bool) -> PC
     freedom = jnp.maximum(state.count - 1, 1).astype(state.mean.dtype)
     directions = state.directions[:components]
     s = jnp.linalg.norm(directions, axis=1)
+    real = s > s[0] * directions.shape[1] * jnp.finfo(s.dtype).eps  # the others are rounding: fewer directions so far
     return PCA(
         state.mean,
         jnp.ones_like(state.mean),
-        with_signs(directions / or_one(s)[:, None]),
-        s * s / freedom,
+        jnp.where(real[:, None], with_signs(directions / or_one(s)[:, None]), 0),
+        jnp.where(real, s * s / freedom, 0),
         jnp.sum(state.squares) / freedom,
         whiten,
     )
@@ -196,4 +200,7 @@ def _require_rows(count: jax.Array) -> None:
 def _require_finite(fitted: PCA) -> None:
     finite = jnp.isfinite(fitted.total_variance).all()
     if not isinstance(finite, Tracer) and not finite:
-        raise ValueError("incremental_pca: the batches held NaN or infinity: drop or fill such rows first")
+        raise ValueError(
+            "incremental_pca: the batches held NaN or infinity, or numbers whose squares are: drop or fill such rows, "
+            "or multiply the data by a constant first"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,18 @@ from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from jaxcompress.factorize.data_rows import (
+    as_row,
+    checked_count,
+    checked_last,
+    checked_rows,
+    deviations,
+    or_constant,
+    or_one,
+    require_variance,
+)
 from jaxcompress.solvers.lowrank import truncated_svd
+from jaxcompress.solvers.rayleigh_ritz import rayleigh_ritz
 
 
 @functools.partial(
@@ -56,11 +68,11 @@ class PCA:
 
     def transform(self, x: jax.Array) -> jax.Array:
         """Codes ``[..., k]`` of rows ``[..., features]``."""
-        return _encoded(self, floats(x))
+        return _encoded(self, checked_last(x, self.components.shape[-1], "rows"))
 
     def inverse_transform(self, codes: jax.Array) -> jax.Array:
         """The rows that codes stand for: the projections onto the components."""
-        return _decoded(self, codes)
+        return _decoded(self, checked_last(codes, self.components.shape[-2], "codes"))
 
 
 @jax.jit
@@ -94,7 +106,8 @@ def pca(
 ) -> PCA:
     """Fits a PCA: standardise (on request), covariance, eigenvectors, and those over the thresholds are kept.
 
-    With fewer rows than features the eigenvectors come from the Gram matrix of the rows, which has the same spectrum.
+    With fewer rows than features the eigenvectors come from the Gram matrix of the rows, which has the same spectrum;
+    what a Gram matrix does not tell, directions of deviations below 1e-4 of the largest, a QR then takes apart.
     Variances are unbiased (divided by ``rows - 1``), also those by which features are standardised, so that the
     covariance is then the matrix of correlations.
 
@@ -112,8 +125,8 @@ def pca(
         The fitted `PCA`, of at least one component.
 
     Raises:
-        ValueError: if ``x`` has other than two axes, fewer than two rows, or NaN or infinity (seen only outside
-            ``jit``); if ``components`` or ``explained`` is out of range.
+        ValueError: if ``x`` has other than two axes, fewer than two rows, or NaN or infinity, or if the dtype cannot
+            hold its variances (both seen only outside ``jit``); if ``components`` or ``explained`` is out of range.
         TypeError: if ``x`` is not float, or a threshold decides shapes of traced data (pass ``masked=True``).
 
     Example:
@@ -130,6 +143,7 @@ def pca(
     x = checked_rows(x, "pca", least=2)
     count = checked_count(components, min(x.shape), "pca", "components")
     fitted = _fit(x, components=count, standardize=standardize, whiten=whiten)
+    require_variance(fitted.total_variance, x, "pca")
     return over_thresholds(fitted, explained, eigenvalue, masked=masked, method="pca")
 
 
@@ -138,14 +152,14 @@ def _fit(x: jax.Array, *, components: int, standardize: bool, whiten: bool) -> P
     mean = jnp.mean(x, axis=0)
     mean = mean + jnp.mean(x - mean[None, :], axis=0)  # what rounding of a long sum missed
     centred = x - mean[None, :]
-    sums = jnp.sum(centred * centred, axis=0)
-    freedom = x.shape[0] - 1
-    scale = deviations(mean, sums / freedom) if standardize else jnp.ones_like(mean)
-    _, s, vt = truncated_svd(centred / scale[None, :], rank=components)
-    total = jnp.sum(sums / (scale * scale)) / freedom
+    found = deviations(centred)
+    scale = or_constant(mean, found) if standardize else jnp.ones_like(mean)
+    z = centred / scale[None, :]
+    s, vt = rayleigh_ritz(z, truncated_svd(z, rank=components))
     real = s > s[0] * max(x.shape) * jnp.finfo(s.dtype).eps  # the others are rounding: the data have fewer directions
     rows = jnp.where(real[:, None], with_signs(vt), 0)
-    return PCA(mean, scale, rows, jnp.where(real, s * s / freedom, 0), total, whiten)
+    variances = jnp.where(real, jnp.square(s / math.sqrt(x.shape[0] - 1)), 0)
+    return PCA(mean, scale, rows, variances, jnp.sum(jnp.square(found / scale)), whiten)
 
 
 def pca_of_covariance(
@@ -153,11 +167,12 @@ def pca_of_covariance(
 ) -> PCA:
     """The PCA of data of which mean and covariance are known."""
     variances = jnp.diagonal(covariance)
-    scale = deviations(mean, variances) if standardize else jnp.ones_like(mean)
-    found, vectors = jnp.linalg.eigh(covariance / (scale[:, None] * scale[None, :]))
-    found = jnp.maximum(found[::-1][:components], 0)  # eigh ascends
-    total = jnp.sum(variances / (scale * scale))
-    return PCA(mean, scale, with_signs(vectors.mT[::-1][:components]), found, total, whiten)
+    scale = or_constant(mean, jnp.sqrt(variances)) if standardize else jnp.ones_like(mean)
+    found, vectors = jnp.linalg.eigh(covariance / scale[:, None] / scale[None, :])
+    found = found[::-1][:components]  # eigh ascends
+    real = found > found[0] * len(mean) * jnp.finfo(found.dtype).eps  # the others are rounding
+    rows = jnp.where(real[:, None], with_signs(vectors.mT[::-1][:components]), 0)
+    return PCA(mean, scale, rows, jnp.where(real, found, 0), jnp.sum(variances / scale / scale), whiten)
 
 
 def over_thresholds(
@@ -166,11 +181,13 @@ def over_thresholds(
     """A PCA without the components below the thresholds; the first one always stays.
 
     Raises:
-        ValueError: if ``explained`` is outside of ``(0, 1]``.
-        TypeError: if something is traced without ``masked``.
+        ValueError: if ``explained`` is outside of ``(0, 1]``, or ``eigenvalue`` is NaN.
+        TypeError: if one of them is no number, or something is traced without ``masked``.
     """
-    if explained is not None and not isinstance(explained, Tracer) and not 0 < float(np.asarray(explained)) <= 1:
+    if explained is not None and not isinstance(explained, Tracer) and not 0 < _number(explained, "explained") <= 1:
         raise ValueError(f"{method}: explained must be a fraction in (0, 1], got {explained}")
+    if eigenvalue is not None and not isinstance(eigenvalue, Tracer) and math.isnan(_number(eigenvalue, "eigenvalue")):
+        raise ValueError(f"{method}: eigenvalue must be a number, got {eigenvalue}")
     if explained is None and eigenvalue is None:
         return fitted
     keep = _kept(fitted.variances, fitted.total_variance, explained, eigenvalue)
@@ -213,65 +230,8 @@ def with_signs(rows: jax.Array) -> jax.Array:
     return jnp.where(jnp.take_along_axis(rows, at, axis=-1) < 0, -rows, rows)
 
 
-def deviations(mean: jax.Array, variances: jax.Array) -> jax.Array:
-    """Standard deviations; ones where all that varies is the rounding of a constant."""
-    found = jnp.sqrt(variances)
-    return jnp.where(found > 10 * jnp.finfo(mean.dtype).eps * jnp.abs(mean), found, jnp.ones_like(found))
-
-
-def or_one(x: jax.Array) -> jax.Array:
-    """The entries, ones in place of zeros."""
-    return jnp.where(x > 0, x, jnp.ones_like(x))
-
-
-def as_row(vector: jax.Array, like: jax.Array) -> jax.Array:
-    """A vector over the last axis, with the number of axes of ``like``."""
-    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
-
-
-def checked_rows(x: jax.Array, method: str, *, least: int) -> jax.Array:
-    """Rows of data in the dtype of the computation.
-
-    Raises:
-        ValueError: unless they are ``[rows, features]``, enough, and finite (seen only outside ``jit``).
-        TypeError: if they are not float.
-    """
-    x = jnp.asarray(x)
-    if x.ndim != 2 or x.shape[0] < least or x.shape[1] < 1:
-        raise ValueError(f"{method}: x must be [rows, features] with {least} rows or more, got the shape {x.shape}")
-    x = floats(x)
-    finite = _finite(x)
-    if not isinstance(finite, Tracer) and not finite:
-        raise ValueError(f"{method}: x holds NaN or infinity: drop or fill such rows first")
-    return x
-
-
-def checked_count(asked: int | None, most: int, method: str, name: str) -> int:
-    """A number of components, by default all.
-
-    Raises:
-        ValueError: unless it is an integer from 1 to ``most``.
-    """
-    if asked is None:
-        return most
-    if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= most:
-        hint = "; for a fraction of the variance pass explained=" if isinstance(asked, float) else ""
-        raise ValueError(f"{method}: {name} must be an integer from 1 to {most}, got {asked!r}{hint}")
-    return asked
-
-
-@jax.jit
-def _finite(x: jax.Array) -> jax.Array:
-    return jnp.isfinite(x).all()
-
-
-def floats(x: jax.Array) -> jax.Array:
-    """Data in the dtype of the computation.
-
-    Raises:
-        TypeError: if they are not float.
-    """
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"rows of data must be float, got {x.dtype}: convert them (x.astype(jnp.float32))")
-    return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+def _number(value: ArrayLike, name: str) -> float:
+    try:
+        return float(np.asarray(value))
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be one number, got {value!r}") from None

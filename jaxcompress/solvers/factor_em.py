@@ -72,10 +72,11 @@ def expectation_maximization(
     tolerance: ArrayLike,
     active: ArrayLike | None = None,
     least: ArrayLike = 0.0,
+    begin: ArrayLike = 1.0,
 ) -> Factors:
     """Loadings for the noise in closed form, noise for the loadings, in turn.
 
-    Noise starts at one. It stays above what rounding makes of a variance (8 units in the last place) and above 1e-12.
+    Noise starts even. It stays above what rounding makes of a variance (8 units in the last place) and above 1e-12.
 
     Args:
         spectrum: of the covariance, divided by the number of rows.
@@ -84,6 +85,7 @@ def expectation_maximization(
         tolerance: stop when the log-likelihood per row rises by less; may be traced.
         active: how many of the factors there are, the others staying zero; may be traced. By default all.
         least: the least part of a variance that is noise; may be traced.
+        begin: the noise at the start, of every feature; may be traced.
 
     Example:
         >>> covariance = jnp.array([[2.0, 1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 2.0]])
@@ -124,7 +126,7 @@ def expectation_maximization(
 
     start = (
         jnp.int32(0),
-        jnp.ones_like(variances),
+        jnp.full_like(variances, begin),
         jnp.zeros((factors, len(variances)), dtype),
         jnp.zeros(iterations, dtype),
         jnp.bool_(True),

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,6 +127,26 @@ def test_constant_and_copied_features_stay_finite():
         decoded = fitted.inverse_transform(fitted.transform(jnp.asarray(x)))
         assert jnp.isfinite(decoded).all()
         np.testing.assert_allclose(decoded[:, 2], 7.0, atol=1e-3)
+
+
+def test_units_of_the_data_do_not_matter():
+    x = rows_of_factors(60, 6, 1)
+    plain = factor_analysis(jnp.asarray(x), factors=1)
+    for unit in (1e12, 1e-12):
+        fitted = factor_analysis(jnp.asarray(x * np.float32(unit)), factors=1)
+        np.testing.assert_allclose(fitted.noise / unit / unit, plain.noise, rtol=0.02)
+    with pytest.raises(ValueError, match="float32 cannot hold the variances of x"):
+        factor_analysis(jnp.asarray(x * np.float32(1e25)), factors=1)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_the_last_likelihood_is_that_of_the_rows(standardize):
+    x = jnp.asarray(rows_of_factors(60, 6, 1)) * jnp.asarray([[1, 2, 9, 1, 1, 1]], jnp.float32)
+    fitted = factor_analysis(x, factors=1, standardize=standardize)
+    np.testing.assert_allclose(fitted.log_likelihood(x).mean(), fitted.log_likelihoods[-1], rtol=0.02)
+    held = principal_factors(x[:2], factors=1)  # two rows lie on a line: nothing is left for noise
+    with pytest.raises(ValueError, match="features have no noise, so that there is no density"):
+        dataclasses.replace(held, noise=held.noise.at[0].set(0.0)).log_likelihood(x)
 
 
 def test_lowers_for_every_platform():

@@ -130,6 +130,40 @@ def test_more_components_than_directions_are_zeros_not_noise():
     np.testing.assert_allclose(fitted.inverse_transform(codes), x, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(12, 30), (40, 11)])
+def test_directions_far_below_the_root_of_the_precision_are_told_apart(shape):
+    """A Gram matrix alone mixes what lies below 3e-4 of the largest deviation."""
+    left, _ = np.linalg.qr(np.c_[np.ones(shape[0]), RNG.normal(size=(shape[0], 11))])
+    right, _ = np.linalg.qr(RNG.normal(size=(shape[1], 11)))
+    x = ((left[:, 1:] * np.logspace(0, -5, 11)) @ right.T).astype(np.float32)
+    fitted = pca(jnp.asarray(x))
+    centred = x.astype(np.float64) - x.mean(0, dtype=np.float64)
+    expected = np.linalg.svd(centred, compute_uv=False)[:11] / np.sqrt(shape[0] - 1)
+    np.testing.assert_allclose(np.sqrt(fitted.variances[:11]), expected, rtol=0.05)
+    assert int(fitted.rank) == 11  # the twelfth of the wide case is rounding
+    inner = fitted.components @ fitted.components.T
+    np.testing.assert_allclose(inner, np.diag(np.arange(len(inner)) < 11), atol=1e-5)
+
+
+def test_scales_whose_squares_are_no_numbers():
+    x = correlated(30, 5)
+    expected = pca(jnp.asarray(x), standardize=True)
+    for unit in (1e25, 1e-25):
+        scaled = jnp.asarray(x * np.float32(unit))
+        np.testing.assert_allclose(pca(scaled, standardize=True).variances, expected.variances, rtol=1e-4)
+        with pytest.raises(ValueError, match=r"pca: float32 cannot hold the variances of x"):
+            pca(scaled)
+    assert pca(jnp.full((4, 3), 0.1)).total_variance < 1e-15  # constants are no error
+
+
+@pytest.mark.parametrize("components", [None, 4])
+def test_incremental_components_beyond_the_directions_are_zeros(components):
+    x = jnp.asarray(RNG.normal(size=(4, 1)) * RNG.normal(size=(1, 6)) + 5, jnp.float32)
+    fitted = incremental_pca(6, components=components).update(x).pca(whiten=True)
+    assert int(fitted.rank) == 1
+    np.testing.assert_allclose(fitted.transform(x)[:, 1:], 0, atol=1e-6)
+
+
 def test_half_precision_is_computed_in_float32():
     x = jnp.asarray(correlated(40, 5)).astype(jnp.bfloat16)
     fitted = pca(x, components=2)
@@ -154,6 +188,12 @@ def test_what_cannot_be_asked_is_named():
         pca(x.at[1, 1].set(jnp.nan))
     with pytest.raises(TypeError, match="rows of data must be float, got int32"):
         pca(jnp.ones((4, 3), jnp.int32))
+    with pytest.raises(TypeError, match="explained must be one number, got"):
+        pca(x, explained=jnp.array([0.5, 0.9]))
+    with pytest.raises(ValueError, match=r"rows must be \[\.\.\., 3\], as was fitted, got the shape \(2, 4\)"):
+        pca(x).transform(jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match=r"codes must be \[\.\.\., 2\], as was fitted, got the shape \(3,\)"):
+        pca(x, components=2).inverse_transform(jnp.ones(3))
     with pytest.raises(TypeError, match="masked=True"):
         jax.jit(lambda x: pca(x, explained=0.9).components)(x)
 
@@ -224,6 +264,10 @@ def test_incremental_names_what_it_cannot_do():
         incremental_pca(3).update(jnp.ones((2, 3)), jnp.ones(2))
     with pytest.raises(ValueError, match="components must be an integer from 1 to 3, got 4"):
         incremental_pca(3, components=4)
+    with pytest.raises(ValueError, match=r"features must be an integer of 1 or more, got 2\.5"):
+        incremental_pca(2.5)
+    with pytest.raises(ValueError, match="dtype must be float32 or float64, got int32"):
+        incremental_pca(3, dtype="int32")
     with pytest.raises(ValueError, match="the batches held NaN or infinity"):
         incremental_pca(3).update(jnp.full((2, 3), jnp.nan)).pca()
 
