@@ -56,7 +56,6 @@ def methods(on: Subject, percent: int) -> dict[str, Callable[[], Any]]:
         "svd": lambda: plain(ranks),
         "asvd": lambda: on.at_once(factorize.asvd, rank=ranks),
         "whitened": lambda: on.at_once(factorize.whitened_svd, rank=ranks),
-        "whitened sequential": lambda: in_turns(ranks),
     }
     budget = factorize.budget(parameters=kept_part(on.params, percent))
     found |= {
@@ -68,6 +67,7 @@ def methods(on: Subject, percent: int) -> dict[str, Callable[[], Any]]:
         return found
     of_budget = functools.cache(lambda: ranks_in(found["whitened budget"]()))
     found |= {
+        "whitened sequential": lambda: in_turns(ranks),
         "fwsvd": lambda: fwsvd(ranks),
         "drone": lambda: on.at_once(factorize.drone, rank=ranks),
         "output pca sequential": lambda: output_pca(on, percent),
