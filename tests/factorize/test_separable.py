@@ -99,7 +99,7 @@ def test_stacked_kernels_under_scan():
     np.testing.assert_allclose(lift(fn)(leaf, x), fn(leaf.materialize(), x), rtol=1e-4, atol=1e-5)
 
 
-def test_kernels_are_quantized_clustered_and_pruned(tmp_path):
+def test_kernels_are_quantized_and_pruned(tmp_path):
     params = {"w": separable((3, 3, 8, 8), rank=8)}  # both kernels have the same shape but for a turn
     x = normal(2, 6, 6, 8)
     fn = lambda p, x: conv(p["w"], x)  # noqa: E731
@@ -108,7 +108,6 @@ def test_kernels_are_quantized_clustered_and_pruned(tmp_path):
     chains = {
         "int8": jc.quantize.rtn(params, bits=8, sites=sites),
         "pruned int8": jc.quantize.rtn(pruned, bits=8, sites=sites),
-        "shared": jc.cluster.kmeans(params, levels=16, sites=sites),
     }
     int8 = chains["int8"]["w"]
     assert (int8.first.scale.shape, int8.second.scale.shape) == ((1, 1, 1, 8), (1, 1, 1, 8))
