@@ -6,7 +6,7 @@
 |---|---|---|
 | llama-10, -20, -30 | the trained Llama (260,032 parameters) with so many percent fewer | perplexity |
 | llama-slice | the same with directions of the residual stream deleted (`low_rank_accuracy_slice`) | perplexity |
-| images | LeNet-5 (4 and 8 times fewer entries in a kernel), ResNet-20 of width 8 (2 times), a TT layer | error, size, time |
+| images | LeNet-5 (kernels of 4 and 8 times fewer entries), ResNet-20 (2 times), a TT layer | error, size, time |
 
 Llama: every method factorizes the matrices of the layers; the tied embedding stays dense, for its rows are looked up
 too (with it, at equal parts of the break-even and 20 percent fewer parameters, `whitened` has 92 instead of 50).
@@ -18,7 +18,7 @@ fitted to the dense model. `drone` has the same optimum as `whitened`; `output p
 which counts. `refitted`: the output factors updated in closed form, in turns. `lora`: after it, deltas of rank 4, in
 place of as much rank, trained for 48 steps of 8 windows on the calibration windows alone.
 
-Images: LeNet-5 on MNIST (dense: 4 epochs, tuned for 2), ResNet-20 on 20,000 images of CIFAR-10 (24, tuned for 4), one
+Images: LeNet-5 on MNIST (dense: 4 epochs, tuned for 2), ResNet-20 of width 8 on 20,000 images of CIFAR-10 (24, tuned for 4), one
 seed each; the dense network tuned as long stands beside them. The Llama and the networks of `pruning_accuracy` are
 shared. LeNet-300-100 with a tensor train as its first layer trains as long as the dense one, from scratch; its one
 setting was not chosen by its error. Times are medians of calls in turn with the dense network.
