@@ -18,10 +18,10 @@ fitted to the dense model. `drone` has the same optimum as `whitened`; `output p
 which counts. `refitted`: the output factors updated in closed form, in turns. `lora`: after it, deltas of rank 4, in
 place of as much rank, trained for 48 steps of 8 windows on the calibration windows alone.
 
-Images: LeNet-5 on MNIST (dense: 4 epochs, tuned for 2), ResNet-20 of width 8 on 20,000 images of CIFAR-10 (24, tuned for 4), one
-seed each; the dense network tuned as long stands beside them. The Llama and the networks of `pruning_accuracy` are
-shared. LeNet-300-100 with a tensor train as its first layer trains as long as the dense one, from scratch; its one
-setting was not chosen by its error. Times are medians of calls in turn with the dense network.
+Images: LeNet-5 on MNIST (dense: 4 epochs, tuned for 2), ResNet-20 of width 8 on 20,000 images of CIFAR-10 (24, tuned
+for 4), one seed each; the dense network tuned as long stands beside them. The dense networks are those of
+`pruning_accuracy`. LeNet-300-100 with a tensor train as its first layer trains as long as the dense one, from scratch;
+its one setting was not chosen by its error. Times are medians of calls in turn with the dense network.
 
 With `--only`, parts run one by one: the kept results exchange the rows of the part and say for each part when and on
 what it ran. `--quick` shows that it runs; it keeps nothing.
