@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.core import statistics
@@ -123,7 +124,8 @@ def observe(
         `Observations`, by path.
 
     Raises:
-        ValueError: if no batch came, a chosen leaf never met data in any batch, or data was not finite; names the site.
+        ValueError: if no batch came, a chosen leaf never met data in any batch, or data was not finite or
+            so large that sums overflow; names the site.
     """
     watch = Observer(fn, what=what, inputs=inputs, where=where, leaves_per_pass=leaves_per_pass, **kwargs)
     return watch(params, batches)
@@ -272,7 +274,13 @@ class _Pass:
                 )
         total, self.total = self.total, {}
         sums = [{name: value for name, value in total[key].items() if name in _SUMS} for key in seen]
-        means = _means(sums, [np.maximum(total[key]["count"], 1).astype(np.float32) for key in seen])
+        means, finite = _means(sums, [np.maximum(total[key]["count"], 1).astype(np.float32) for key in seen])
+        for key, ok in zip(seen, finite, strict=True):
+            if not ok:
+                raise ValueError(
+                    f"observe: sums over what met {key[0]!r} ({uses[key].primitive} at {uses[key].source}) overflow "
+                    "float32: multiply the data or an earlier layer by a constant below 1"
+                )
         return [_observed(uses[key], total[key] | mean) for key, mean in zip(seen, means, strict=True)]
 
 
@@ -280,12 +288,16 @@ _SUMS = frozenset(name for name, statistic in statistics.STATISTICS.items() if s
 
 
 @jax.jit
-def _means(sums: list[dict[str, jax.Array]], rows: list[jax.Array]) -> list[dict[str, jax.Array]]:
-    """Sums over rows, divided by their number."""
-    return [
+def _means(
+    sums: list[dict[str, jax.Array]], rows: list[jax.Array]
+) -> tuple[list[dict[str, jax.Array]], list[jax.Array]]:
+    """Sums over rows, divided by their number; and whether all of a site are finite."""
+    means = [
         {name: value / count.reshape(count.shape + (1,) * (value.ndim - count.ndim)) for name, value in own.items()}
         for own, count in zip(sums, rows, strict=True)
     ]
+    finite = [jnp.all(jnp.array([jnp.isfinite(value).all() for value in own.values()], bool)) for own in means]
+    return means, finite
 
 
 def _observed(use: Use, found: dict[str, Any]) -> Observed:

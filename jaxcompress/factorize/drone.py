@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.moments import Statistics
 from jaxcompress.core.paths import Where
 from jaxcompress.core.targets import find_targets
@@ -70,15 +71,18 @@ def drone_factors(w: jax.Array, moment: jax.Array, *, rank: int) -> tuple[jax.Ar
         ``(u, v)`` of shapes ``[..., features, rank]`` and ``[..., rank, outputs]``, singular values shared evenly.
 
     Raises:
-        ValueError: if ``rank`` is out of range.
+        ValueError: if ``rank`` is out of range or ``moment`` has another shape.
 
     Example:
         >>> u, v = drone_factors(jnp.array([[4.0, 0.0], [0.0, 1.0]]), jnp.diag(jnp.array([1.0, 25.0])), rank=1)
         >>> (u @ v).round(3).tolist()
         [[0.0, 0.0], [0.0, 1.0]]
     """
-    root, inverse, vectors = _roots(moment)
-    u, s, vt = truncated_svd(root[..., :, None] * _product(vectors.mT, w), rank=rank)
+    if moment.shape != (*w.shape[:-1], w.shape[-2]):
+        raise ValueError(f"moment must be {(*w.shape[:-1], w.shape[-2])} for w of shape {w.shape}, got {moment.shape}")
+    wide = wider(w.dtype, jnp.float32)
+    root, inverse, vectors = _roots(moment.astype(wide))
+    u, s, vt = truncated_svd(root[..., :, None] * _product(vectors.mT, w.astype(wide)), rank=rank)
     shared = jnp.sqrt(s)
     back = _product(vectors, inverse[..., :, None] * u * shared[..., None, :])
     return back.astype(w.dtype), (shared[..., :, None] * vt).astype(w.dtype)

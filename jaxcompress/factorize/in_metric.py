@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxcompress.core.dtypes import wider
@@ -63,6 +64,17 @@ def weight_of(target: Target, *names: str) -> Weight:
             "inputs are apart: two factors cannot hold it. Leave it out with where="
         )
     return Weight(target.part, target.layout, tuple(target.statistic(name) for name in names))
+
+
+def checked_damping(damping: ArrayLike, method: str) -> ArrayLike:
+    """A damping, a number that is not negative.
+
+    Raises:
+        ValueError: if it is (seen only outside ``jit``).
+    """
+    if not isinstance(damping, Tracer) and not 0 <= float(np.asarray(damping)) < np.inf:
+        raise ValueError(f"{method}: damping must be a finite number of 0 or more, got {damping}")
+    return damping
 
 
 def factorize_in_metric(

@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxcompress.core.moments import Statistics
@@ -51,7 +53,7 @@ def output_factors(
         The tree with `LowRank` leaves and other biases.
 
     Raises:
-        ValueError: as `output_pca`.
+        ValueError: if ``noise`` is out of range; and as `output_pca`.
         TypeError: as `output_pca`.
 
     Example:
@@ -66,6 +68,8 @@ def output_factors(
     References:
         Barber, 2012, chapter 21 (the model). Bayesian Reasoning and Machine Learning.
     """
+    if not isinstance(noise, Tracer) and not 0 < float(np.asarray(noise)) <= 1:
+        raise ValueError(f"output_factors: noise must be a fraction in (0, 1], got {noise}")
     return factorize_centred(
         params, stats, rank=rank, solver=_SOLVER, knob=noise, biases=biases, where=where, method="output_factors"
     )

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxcompress.core.moments import Statistics
 from jaxcompress.core.paths import Where
 from jaxcompress.factorize.centred import covariance, factorize_centred
-from jaxcompress.factorize.in_metric import Solver, balanced
+from jaxcompress.factorize.in_metric import Solver, balanced, checked_damping
 from jaxcompress.factorize.rank.ranks import Rank
 from jaxcompress.solvers.metric_lowrank import metric_lowrank, metric_singular_values
 
@@ -51,9 +51,10 @@ def output_pca(
         The tree with `LowRank` leaves and other biases.
 
     Raises:
-        ValueError: if a rank is out of range or saves nothing (the break-even is named); if ``where`` or a glob fits
-            nothing, a chosen leaf was not observed, is coded or factorized already, belongs to a grouped convolution,
-            or holds NaN or infinity (seen only outside ``jit``); if ``biases`` names what is no bias of its weight.
+        ValueError: if ``damping`` is negative; if a rank is out of range or saves nothing (the break-even is named); if
+            ``where`` or a glob fits nothing, a chosen leaf was not observed, is coded or factorized already, belongs to
+            a grouped convolution, or holds NaN or infinity (seen only outside ``jit``); if ``biases`` names what is no
+            bias of its weight.
         TypeError: if a rule or fraction meets traced arrays.
 
     Example:
@@ -67,8 +68,9 @@ def output_pca(
     References:
         Yu and Wu, 2023, section 3 (AFM). https://arxiv.org/abs/2211.16187
     """
+    knob = checked_damping(damping, "output_pca")
     return factorize_centred(
-        params, stats, rank=rank, solver=_SOLVER, knob=damping, biases=biases, where=where, method="output_pca"
+        params, stats, rank=rank, solver=_SOLVER, knob=knob, biases=biases, where=where, method="output_pca"
     )
 
 

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxcompress.core.moments import Statistics
 from jaxcompress.core.paths import Where
 from jaxcompress.core.targets import find_targets
-from jaxcompress.factorize.in_metric import Solver, balanced, factorize_in_metric, weight_of
+from jaxcompress.factorize.in_metric import Solver, balanced, checked_damping, factorize_in_metric, weight_of
 from jaxcompress.factorize.rank.ranks import Rank
 from jaxcompress.solvers.metric_lowrank import metric_lowrank, metric_singular_values
 
@@ -83,9 +83,10 @@ def whitened_svd(
         The tree with `LowRank` leaves.
 
     Raises:
-        ValueError: if the rank of a leaf saves nothing (the break-even is named) or is out of range, ``where`` or a
-            glob fits nothing, a chosen leaf was not observed, is coded or factorized already, cannot be split into rows
-            and columns, belongs to a grouped convolution, or holds NaN or infinity (seen only outside ``jit``).
+        ValueError: if ``damping`` is negative, the rank of a leaf saves nothing (the break-even is named) or is out of
+            range, ``where`` or a glob fits nothing, a chosen leaf was not observed, is coded or factorized already,
+            cannot be split into rows and columns, belongs to a grouped convolution, or holds NaN or infinity (seen only
+            outside ``jit``).
         TypeError: if a chosen leaf is not float, or a fraction or rule is asked for under ``jit``.
 
     Example:
@@ -101,7 +102,8 @@ def whitened_svd(
     """
     targets = find_targets(params, stats, where=where, settings=rank, method="whitened_svd")
     weights = [weight_of(target, "second_moment") for target in targets]
-    return factorize_in_metric(params, weights, rank=rank, solver=_SOLVER, knob=damping, method="whitened_svd")
+    knob = checked_damping(damping, "whitened_svd")
+    return factorize_in_metric(params, weights, rank=rank, solver=_SOLVER, knob=knob, method="whitened_svd")
 
 
 def _factors(

@@ -84,9 +84,9 @@ def gradual_rank(
         A transformation around ``tx``. ``update`` needs ``params``, plain arrays.
 
     Raises:
-        ValueError: if the steps are not ``0 <= begin_step <= end_step`` or ``every`` is below 1; at ``init``, if a rank
-            is no positive integer or saves nothing (the break-even is named), ``where`` or a glob fits nothing, or a
-            weight cannot be read as matrices.
+        ValueError: if the steps are not ``0 <= begin_step <= end_step``, ``every`` is below 1 or ``power``
+            not above 0; at ``init``, if a rank is no positive integer or saves nothing (the break-even is named),
+            ``where`` or a glob fits nothing, or a weight cannot be read as matrices.
         TypeError: at ``init``, if a chosen leaf is compressed.
 
     Example:
@@ -107,8 +107,12 @@ def gradual_rank(
         Xu et al., 2020 (truncation in alternation with training). https://arxiv.org/abs/2004.14566;
         Zhu and Gupta, 2017, equation 1 (the schedule). https://arxiv.org/abs/1710.01878
     """
-    if not 0 <= begin_step <= end_step:
-        raise ValueError(f"{METHOD}: steps must be 0 <= begin_step <= end_step, got {begin_step} and {end_step}")
+    if not 0 <= begin_step <= end_step or not all(isinstance(step, int) for step in (begin_step, end_step)):
+        raise ValueError(
+            f"{METHOD}: steps must be integers with 0 <= begin_step <= end_step, got {begin_step} and {end_step}"
+        )
+    if not power > 0:
+        raise ValueError(f"{METHOD}: power must be above 0, got {power}")
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"{METHOD}: every must be an integer of 1 or more, got {every!r}")
     selection = Selection(METHOD, where, sites, rank)

@@ -338,6 +338,8 @@ def test_errors():
     exploding = lambda p, x: (x @ p["w"] / jnp.float32(0)) @ p["v"]  # noqa: E731
     with pytest.raises(ValueError, match="not finite met 'v'"):
         observe(exploding, PARAMS, BATCHES)
+    with pytest.raises(ValueError, match=r"sums over what met 'w' \(dot_general at .*\) overflow float32: multiply"):
+        observe(mlp, PARAMS, [batch * jnp.float32(1e25) for batch in BATCHES], what="second_moment")
 
 
 def test_parameters_are_left_alone():

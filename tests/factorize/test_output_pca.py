@@ -241,6 +241,15 @@ def test_what_cannot_be_asked_is_named():
         output_pca(params, stats, rank=9)
     with pytest.raises(ValueError, match=r"input_pca: biases= names 'kernel', which is no array of the size"):
         input_pca(params, stats, rank=2, biases={"kernel": "kernel"})
+    for method in (output_pca, whitened_svd):
+        with pytest.raises(ValueError, match=r"damping must be a finite number of 0 or more, got nan"):
+            method(params, stats, rank=2, damping=float("nan"))
+    for noise in (0.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"output_factors: noise must be a fraction in \(0, 1\], got"):
+            output_factors(params, stats, rank=2, noise=noise)
+    with pytest.raises(ValueError, match=r"moment must be \(12, 12\) for w of shape \(12, 10\), got \(3, 3\)"):
+        drone_factors(params["kernel"], jnp.eye(3), rank=2)
+    assert drone_factors(params["kernel"].astype(jnp.bfloat16), jnp.eye(12), rank=2)[0].dtype == jnp.bfloat16
     with pytest.raises(ValueError, match="drone: stats hold no 'second_moment'"):
         drone(params, {}, rank=2)
     grouped = {"w": normal(3, 3, 2, 8)}

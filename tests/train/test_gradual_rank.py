@@ -137,8 +137,12 @@ def test_a_state_restored_half_way_goes_on_as_it_was():
 
 def test_what_cannot_be_asked_is_named():
     params, sgd = {"w": jnp.ones((6, 6))}, optax.sgd(0.1)
-    with pytest.raises(ValueError, match="steps must be 0 <= begin_step <= end_step, got 5 and 3"):
+    with pytest.raises(ValueError, match="steps must be integers with 0 <= begin_step <= end_step, got 5 and 3"):
         gradual_rank(sgd, rank=1, begin_step=5, end_step=3)
+    with pytest.raises(ValueError, match=r"steps must be integers with .*, got 0\.5 and 3"):
+        gradual_rank(sgd, rank=1, begin_step=0.5, end_step=3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"power must be above 0, got -1\.0"):
+        gradual_rank(sgd, rank=1, begin_step=0, end_step=3, power=-1.0)
     with pytest.raises(ValueError, match="every must be an integer of 1 or more, got 0"):
         gradual_rank(sgd, rank=1, begin_step=0, end_step=3, every=0)
     with pytest.raises(ValueError, match=r"rank must be a positive integer, got 0\.9 for 'w'"):
