@@ -17,6 +17,7 @@ from jaxcompress.core.leaf import CompressedArray, FieldOp, dense, leaf_kind
 from jaxcompress.solvers.blocks import from_blocks, to_blocks
 from jaxcompress.solvers.rows import from_rows, rows_of
 from jaxcompress.solvers.soft_kmeans import nearest_error, soft_kmeans, soft_values
+from jaxcompress.solvers.units import unit_of
 from jaxcompress.solvers.vector_kmeans import nearest_vectors
 
 
@@ -115,9 +116,9 @@ class SoftCodebook(CompressedArray):
         """The same weights and tables with a dense array of another dtype."""
         return self.replace(dtype=jnp.dtype(dtype))
 
-    def _centroids(self, x: jax.Array, counts: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """``[tables, levels, d]``, and the temperatures in squared distances."""
-        start = self.codebook.reshape(len(x), *self.codebook.shape[-2:]).astype(x.dtype)
+    def _centroids(self, x: jax.Array, counts: jax.Array | None, unit: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """``[tables, levels, d]``, and the temperatures in squared distances; both in units of the table."""
+        start = self.codebook.reshape(len(x), *self.codebook.shape[-2:]).astype(x.dtype) / unit
 
         def of_table(x: jax.Array, start: jax.Array, relative: jax.Array, counts: jax.Array | None) -> Any:
             unit = nearest_error(lax.stop_gradient(x), lax.stop_gradient(start), weights=counts)
@@ -128,12 +129,14 @@ class SoftCodebook(CompressedArray):
 
         return jax.vmap(of_table)(x, start, self.temperature.reshape(len(x)).astype(x.dtype), counts)
 
-    def _rows(self) -> tuple[jax.Array, jax.Array | None]:
-        """The blocks under each table ``[tables, blocks, d]``, and which of their entries count."""
+    def _rows(self) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+        """The blocks under each table ``[tables, blocks, d]``, which of their entries count, and the tables' units."""
         wide = self.values.astype(jnp.float64 if self.values.dtype == jnp.float64 else jnp.float32)
         counts = None if self.counts is None else self._of_tables(self.counts).astype(wide.dtype)
         x = self._of_tables(wide)
-        return (x, counts) if counts is None else (jnp.where(counts > 0, x, 0), counts)
+        x = x if counts is None else jnp.where(counts > 0, x, 0)
+        unit = jax.vmap(unit_of)(x)[:, None, None]
+        return x / unit, counts, unit
 
     def _of_tables(self, array: jax.Array) -> jax.Array:
         blocks = to_blocks(array, self.lengths)
@@ -146,20 +149,23 @@ class SoftCodebook(CompressedArray):
 
 @jax.jit
 def _mixtures(leaf: SoftCodebook) -> jax.Array:
-    x, counts = leaf._rows()
-    found = leaf._centroids(x, counts)
+    x, counts, unit = leaf._rows()
+    found = leaf._centroids(x, counts, unit)
     soft = jax.vmap(lambda x, c, t, w: soft_values(x, c, temperature=t, weights=w))(x, *found, counts)
-    return leaf._placed(soft).astype(leaf.dtype)
+    return leaf._placed(soft * unit).astype(leaf.dtype)
 
 
 @jax.jit
 def _settled(leaf: SoftCodebook) -> jax.Array:
-    return leaf._centroids(*leaf._rows())[0]
+    x, counts, unit = leaf._rows()
+    return leaf._centroids(x, counts, unit)[0] * unit
 
 
 @jax.jit
 def _coded(leaf: SoftCodebook) -> tuple[jax.Array, jax.Array]:
     """Codes ``[tables, blocks]`` and centroids."""
-    x, counts = leaf._rows()
-    centroids, _ = leaf._centroids(x, counts)
-    return jax.vmap(lambda x, c, w: nearest_vectors(x, c, weights=w))(x, centroids, counts), centroids
+    x, counts, unit = leaf._rows()
+    centroids, _ = leaf._centroids(x, counts, unit)
+    centroids = (centroids * unit).astype(leaf.codebook.dtype)
+    stored = centroids.astype(x.dtype) / unit
+    return jax.vmap(lambda x, c, w: nearest_vectors(x, c, weights=w))(x, stored, counts), centroids

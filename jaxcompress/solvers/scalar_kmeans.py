@@ -18,6 +18,7 @@ from jax import lax
 
 from jaxcompress.solvers.intervals import best_intervals
 from jaxcompress.solvers.sorted_sums import SortedSums, interval_moments, quantiles, sorted_sums
+from jaxcompress.solvers.units import unit_of
 
 Init: TypeAlias = Literal["linear", "density", "quantile", "optimal"]
 
@@ -32,7 +33,12 @@ class ScalarKMeans(NamedTuple):
 
 
 def scalar_kmeans(
-    x: jax.Array, weights: jax.Array | None = None, *, levels: int, init: Init = "linear", iterations: int = 50
+    x: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    levels: int,
+    init: Init = "linear",
+    iterations: int | jax.Array = 50,
 ) -> ScalarKMeans:
     """Clusters scalars by Lloyd's iteration: every value goes to its nearest centroid, every centroid to its mean.
 
@@ -66,11 +72,13 @@ def scalar_kmeans(
     if not 0 < x.size < 2**31:
         raise ValueError(f"x must hold 1 to 2^31 - 1 values, got {x.size}")
     dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-    values = x.astype(dtype).reshape(-1)
-    sums = sorted_sums(values, None if weights is None else weights.reshape(-1))
+    given, mass = x.astype(dtype).reshape(-1), None if weights is None else weights.reshape(-1)
+    unit = unit_of(given if mass is None else jnp.where(mass > jnp.zeros((), mass.dtype), given, 0))
+    values = jnp.clip(given / unit, -8, 8)  # what does not count may be anything, and gets the code of an end
+    sums = sorted_sums(values, mass)
     start = _optimal_centroids(sums, levels) if init == "optimal" else _start(sums, levels, init)
     centroids = _lloyd(sums, start, iterations)
-    return ScalarKMeans(centroids, nearest(values, centroids).reshape(x.shape))
+    return ScalarKMeans(centroids * unit, nearest(values, centroids).reshape(x.shape))
 
 
 def initial_centroids(x: jax.Array, weights: jax.Array, *, levels: int, init: Init) -> jax.Array:
