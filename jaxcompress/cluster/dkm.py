@@ -83,6 +83,8 @@ def dkm(
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise ValueError(f"dkm: iterations must be a positive integer, got {iterations!r}")
     _check_temperature("dkm", temperature)
+    if (bits is None) == (levels is None):
+        raise ValueError(f"dkm: give either bits= or levels=, got bits={bits!r} and levels={levels!r}")
     settings = levels if bits is None else bits
     parts = find_parts(params, where=where, sites=sites, settings=settings, method="dkm")
     chosen: dict[str, Any] = {"bits": bits, "levels": levels, "where": [part.path for part in parts], "sites": sites}
@@ -216,6 +218,8 @@ def _at(leaf: Any, fields: Sequence[str]) -> Any:
 
 def _changed(params: Any, where: Where, change: Any, method: str) -> Any:
     paths, leaves, _ = flatten_with_paths(params)
+    if not any(map(_trains, leaves)):
+        raise ValueError(f"{method}: no leaf is a weight that jc.cluster.dkm made train: the paths are {paths}")
     chosen = set(select(params, where, default=lambda path, leaf: is_compressed(leaf) and _trains(leaf)))
     changes = {}
     for path, leaf in zip(paths, leaves, strict=True):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 
+from jaxcompress.cluster.checks import check_integer
 from jaxcompress.cluster.hashed import Hashed
 from jaxcompress.core.parts import Part, find_parts, require_finite, setting_at, with_parts
 from jaxcompress.core.paths import Where
@@ -68,6 +69,7 @@ def hashed(
         raise ValueError(
             f"hashed: give either compression= or buckets=, got compression={compression!r} and buckets={buckets!r}"
         )
+    check_integer("seed", seed, "hashed", below=2**32)
     settings = compression if buckets is None else buckets
     parts = find_parts(params, where=where, sites=sites, settings=settings, method="hashed")
     counts = [_buckets(part, setting_at(settings, part.path), whole=buckets is not None) for part in parts]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.cluster.checks import as_stored, check_integer, require_entries, stored_dtype
 from jaxcompress.cluster.codebook import Codebook
 from jaxcompress.cluster.importance import importance_of
 from jaxcompress.core.fields import bit_width
@@ -19,6 +20,7 @@ from jaxcompress.core.parts import Part, Roles, find_parts, require_finite, sett
 from jaxcompress.core.paths import Where
 from jaxcompress.solvers.rows import by_batches, from_rows, rows_of
 from jaxcompress.solvers.scalar_kmeans import Init, nearest, scalar_kmeans
+from jaxcompress.solvers.units import unit_of
 
 if TYPE_CHECKING:
     from jaxcompress.core.sites import Sites
@@ -37,7 +39,7 @@ def kmeans(
     granularity: Granularity = "tensor",
     group_size: int | None = None,
     init: Init = "linear",
-    iterations: int = 100,
+    iterations: int | jax.Array = 100,
     keep_zero: bool = False,
     codebook_dtype: Any = None,
     weights: Mapping[str, jax.Array] | None = None,
@@ -60,12 +62,12 @@ def kmeans(
             which needs to know the axes: kernels of two are read as (in, out), others need ``sites``.
         group_size: with ``"channel"``: number of weights of one output channel that share a table; None: all of them.
         init: where the centroids start, see `jaxcompress.solvers.scalar_kmeans.scalar_kmeans`.
-        iterations: most iterations per table.
+        iterations: most iterations per table, static or traced.
         keep_zero: keep a level that is exactly 0 for the entries that are exactly 0, and cluster the others into the
             remaining levels. For plain arrays with pruned weights; masked leaves need no such level. Fine-tuning moves
             it like any other.
         codebook_dtype: dtype that the tables are stored in (``"bfloat16"``, say); by default that of the array. Codes
-            are chosen for the stored table.
+            are chosen for the stored table; what exceeds its range becomes its largest number.
         weights: how much every weight's squared error counts, by path: arrays of the leaves' shapes, not negative
             (`jaxcompress.quantize.fisher` gives such, as in SqueezeLLM). A layer that has no importance at all is
             clustered as if all of its weights counted the same. None: they do.
@@ -82,7 +84,7 @@ def kmeans(
             ``weights`` of its shape where some are given; if ``granularity`` is unknown, ``group_size`` does not fit,
             the axes of a leaf are not known, or tables for its channels or groups would take what they save (the
             break-even is named).
-        TypeError: if a chosen leaf is not float.
+        TypeError: if a chosen leaf or ``codebook_dtype`` is not float.
 
     Example:
         >>> shared = kmeans({"w": jnp.array([[0.9, -2.0], [1.1, -2.5]])}, bits=1)
@@ -95,8 +97,10 @@ def kmeans(
     """
     if (bits is None) == (levels is None):
         raise ValueError(f"kmeans: give either bits= or levels=, got bits={bits!r} and levels={levels!r}")
+    check_integer("iterations", iterations, "kmeans")
     settings = levels if bits is None else bits
     parts = find_parts(params, where=where, sites=sites, settings=settings, method="kmeans")
+    require_entries(parts, "kmeans")
     require_finite(parts, "kmeans")
     groups: dict[Any, list[int]] = {}
     for i, part in enumerate(parts):
@@ -105,7 +109,7 @@ def kmeans(
         tables = _table_sizes(part, granularity, group_size)
         sharing = part.array.size // max(1, math.prod(tables))
         count = max(min(count, sharing), 1 + keep_zero)
-        stored = jnp.dtype(part.array.dtype if codebook_dtype is None else codebook_dtype)
+        stored = stored_dtype(codebook_dtype, part, "kmeans")
         if granularity != "tensor":
             _check_saving(part, count, sharing, stored)
         kind = (
@@ -163,7 +167,7 @@ def _cluster(
     arrays: Sequence[jax.Array],
     supports: Sequence[jax.Array | None],
     weights: Sequence[jax.Array] | None,
-    iterations: int,
+    iterations: int | jax.Array,
     *,
     tables: tuple[int, ...],
     levels: int,
@@ -196,7 +200,7 @@ def _shared_values(
     row: jax.Array,
     kept: jax.Array | None,
     weights: jax.Array | None,
-    iterations: int,
+    iterations: int | jax.Array,
     *,
     levels: int,
     init: Init,
@@ -207,7 +211,7 @@ def _shared_values(
     counted = (~zero if kept is None else kept & ~zero) if keep_zero else kept
     counted = counted if weights is None else _mass(weights, counted)
     fitted = scalar_kmeans(row, counted, levels=levels - keep_zero, init=init, iterations=iterations).codebook
-    table = fitted.astype(codebook_dtype)
+    table = as_stored(fitted, codebook_dtype)
     codes = nearest(row.astype(fitted.dtype), table.astype(fitted.dtype))
     if keep_zero:
         table = jnp.concatenate([jnp.zeros((1,), table.dtype), table])
@@ -219,6 +223,7 @@ def _mass(weights: jax.Array, counted: jax.Array | None) -> jax.Array:
     """The importance of what counts, one on average; all the same where it has none."""
     mass = weights if counted is None else jnp.where(counted, weights, jnp.zeros_like(weights))
     alike = jnp.ones_like(weights) if counted is None else counted.astype(weights.dtype)
+    mass = mass / unit_of(mass)
     total = jnp.sum(mass)
     some = total > jnp.zeros((), mass.dtype)
     return jnp.where(some, mass * (jnp.sum(alike) / jnp.where(some, total, jnp.ones_like(total))), alike)

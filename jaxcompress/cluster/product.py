@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.cluster.checks import as_stored, check_integer, require_entries, stored_dtype
 from jaxcompress.cluster.cut import Along, Cut, Tables, cut_of
 from jaxcompress.cluster.importance import importance_of
 from jaxcompress.cluster.product_codebook import ProductCodebook
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from jaxcompress.core.sites import Sites
 
 PerPath = int | Mapping[str, int]
+
+_FLOOR = 1e-6  # of the mean importance: what counts for nothing still chooses among equals
 
 
 def product(
@@ -71,9 +74,9 @@ def product(
             its own (product quantization of rows: a better fit, more to store).
         iterations: most iterations per table, static or traced.
         codebook_dtype: dtype that the tables are stored in (``"float16"``, say, as in the paper); by default that of
-            the array. Codes are chosen for the stored table.
+            the array. Codes are chosen for the stored table; what exceeds its range becomes its largest number.
         weights: without ``stats``: how much every weight's squared error counts, by path, as of
-            `jaxcompress.cluster.kmeans`.
+            `jaxcompress.cluster.kmeans`. What counts for nothing, here and in ``stats``, goes to the nearest vector.
         key: a `jax.random.key` or an integer seed, for the start. What a leaf gets depends on it and on its path alone.
         where: leaves to cluster: globs over paths or a predicate; by default those with second moments, without
             ``stats`` those that ``sites`` show as contraction weights or embeddings, without either the float leaves of
@@ -88,7 +91,7 @@ def product(
             leaf, codes and tables would take as much as the weights (says how many levels save), the axes of a leaf are
             not known, ``where`` or a glob fits nothing, a chosen leaf was not observed, is coded already, holds NaN or
             infinity (seen only outside ``jit``), or ``weights`` and ``stats`` are given both.
-        TypeError: if a chosen leaf is not float.
+        TypeError: if a chosen leaf or ``codebook_dtype`` is not float.
 
     Example:
         >>> w = jnp.array([[1.0, 5.0, 1.0, 5.0, 1.0, 5.0, 1.0, 5.0], [2.0, 7.0, 2.0, 7.0, 2.0, 7.0, 2.0, 7.0]])
@@ -101,6 +104,7 @@ def product(
         Gong et al., 2014 (product quantization of dense layers). https://arxiv.org/abs/1412.6115
     """
     settings = _one_setting(bits, levels)
+    check_integer("iterations", iterations, "product")
     if stats is not None and weights is not None:
         raise ValueError("product: give either stats= or weights=: both say how much errors count")
     if along not in (None, "inputs", "outputs") or tables not in ("layer", "position"):
@@ -116,6 +120,7 @@ def product(
     else:
         found = list(find_targets(params, stats, where=where, settings=settings, method="product"))
         parts = [target.part for target in found if isinstance(target, Target)]
+    require_entries(parts, "product")
     leaves = []
     for part, entry in zip(parts, found, strict=True):
         roles = _roles(entry)
@@ -126,7 +131,7 @@ def product(
             _setting("bits", bits, part.path, 16) if levels is None else _setting("levels", levels, part.path, 65536)
         )
         count = min(2**count if levels is None else count, cut.sharing)
-        stored = jnp.dtype(part.array.dtype if codebook_dtype is None else codebook_dtype)
+        stored = stored_dtype(codebook_dtype, part, "product")
         _check_saving(part, cut, count, stored)
         own = jax.random.key(key) if isinstance(key, int) else key
         codes, table = _fit(
@@ -183,28 +188,46 @@ def _fit(
     wide = array.astype(jnp.float64 if array.dtype == jnp.float64 else jnp.float32)
     metric = None
     if moment is not None and cut.along == "inputs":
-        metric = cut.metric(moment.astype(wide.dtype))
+        metric = _floored_metric(cut.metric(moment.astype(wide.dtype)))
     elif moment is not None:
         weights = cut.importance(moment.astype(wide.dtype))
-    if support is not None:
-        weights = support.astype(wide.dtype) if weights is None else jnp.where(support, weights, 0)
+    counts = None if support is None else cut.split(support.astype(wide.dtype))
+    if weights is not None:
+        counts = _floored_importance(cut.split(weights.astype(wide.dtype)), counts)
     problems = (
         cut.split(wide),
-        None if weights is None else cut.split(weights),
+        counts,
         metric,
         jax.random.split(key, cut.table_count),
     )
 
     def of_table(problem: Any) -> tuple[jax.Array, jax.Array]:
         x, counts, own, own_key = problem
-        found = vector_kmeans(
-            x, levels=levels, key=own_key, weights=counts, metric=own, iterations=iterations
-        ).codebook.astype(stored)
+        fitted = vector_kmeans(x, levels=levels, key=own_key, weights=counts, metric=own, iterations=iterations)
+        found = as_stored(fitted.codebook, stored)
         return nearest_vectors(x, found.astype(x.dtype), weights=counts, metric=own), found
 
     codes, tables = over_batch(of_table, problems)
     codes = codes.astype(jnp.uint8 if levels <= 256 else jnp.uint16)
     return cut.join(codes), cut.join_tables(tables)
+
+
+def _floored_importance(weights: jax.Array, kept: jax.Array | None) -> jax.Array:
+    """Importance ``[tables, ...]`` in units of its mean, a little of it for all that is kept; 1 where all have none."""
+    held = weights if kept is None else weights * kept
+    axes = tuple(range(1, held.ndim))
+    held = held / jnp.maximum(jnp.max(held, axis=axes, keepdims=True), jnp.finfo(held.dtype).tiny)
+    floored = held + _FLOOR * jnp.mean(held, axis=axes, keepdims=True)
+    floored = jnp.where(jnp.any(held > 0, axis=axes, keepdims=True), floored, jnp.ones_like(held))
+    return floored if kept is None else floored * kept
+
+
+def _floored_metric(metric: jax.Array) -> jax.Array:
+    """Metrics ``[tables, positions, d, d]`` with a little of their mean along the diagonal; 1 where all are zero."""
+    d = metric.shape[-1]
+    mean = jnp.mean(jnp.trace(metric, axis1=-2, axis2=-1), axis=1) / d
+    ridge = jnp.where(mean > 0, _FLOOR * mean, jnp.ones_like(mean))
+    return metric + ridge[:, None, None, None] * jnp.eye(d, dtype=metric.dtype)[None, None]
 
 
 def _roles(entry: Part | Target) -> Roles:

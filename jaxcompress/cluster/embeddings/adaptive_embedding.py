@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.cluster.checks import check_integer
 from jaxcompress.cluster.embeddings.banded_rows import BandedRows, band_sizes
 from jaxcompress.cluster.embeddings.tables import TablePart, Weights, find_tables, per_layer
 from jaxcompress.core.dtypes import wider
@@ -67,12 +68,16 @@ def adaptive_embedding(
         table. https://arxiv.org/abs/1806.06950
     """
     method = "adaptive_embedding"
-    if factor < 1:
-        raise ValueError(f"{method}: factor must be a positive integer, got {factor!r}")
+    check_integer("factor", factor, method, least=1)
+    for name, given in (("cutoffs", cutoffs), ("widths", () if widths is None else widths)):
+        if not isinstance(given, Sequence):
+            raise ValueError(f"{method}: {name} must be a sequence of integers, got {given!r}")
+        for entry in given:
+            check_integer(f"every entry of {name}", entry, method, least=1)
     tables = find_tables(params, where=where, sites=sites, weights=weights, method=method)
     leaves = []
     for table in tables:
-        own = widths or [max(1, table.dim // factor**b) for b in range(len(cutoffs) + 1)]
+        own = widths if widths is not None else [max(1, table.dim // factor**b) for b in range(len(cutoffs) + 1)]
         try:
             sizes = band_sizes(table.rows, table.dim, cutoffs, own)
         except ValueError as error:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcompress.cluster.checks import check_integer
 from jaxcompress.cluster.embeddings.hashed_rows import HashedRows, places
 from jaxcompress.cluster.embeddings.tables import TablePart, Weights, find_tables, per_layer
 from jaxcompress.core.dtypes import wider
@@ -73,10 +74,9 @@ def hash_embedding(
         Embeddings for Efficient Word Representations, section 2. https://arxiv.org/abs/1709.03933
     """
     method = "hash_embedding"
-    if hashes < 1 or not 0 <= seed < 2**32 - hashes:
-        raise ValueError(
-            f"{method}: hashes must be positive and 0 <= seed < 2**32 - hashes, got hashes={hashes}, seed={seed}"
-        )
+    check_integer("hashes", hashes, method, least=1)
+    check_integer("seed", seed, method, below=2**32 - hashes)
+    check_integer("rounds", rounds, method)
     tables = find_tables(params, where=where, sites=sites, settings=buckets, weights=weights, method=method)
     leaves = []
     for table in tables:

@@ -18,18 +18,21 @@ def spell(words: Sequence[str]) -> np.ndarray:
     """Words as rows of UTF-8 bytes between ``<`` and ``>``, filled up with zeros: uint8 ``[words, longest]``.
 
     Raises:
-        ValueError: if there is no word, or one holds the character NUL.
+        ValueError: if there is no word, one is no string, or one holds the character NUL.
 
     Example:
         >>> spell(["a", "is"]).tolist()
         [[60, 97, 62, 0], [60, 105, 115, 62]]
     """
+    if isinstance(words, str | bytes) or not all(isinstance(word, str) for word in words):
+        other = words if isinstance(words, str | bytes) else next(word for word in words if not isinstance(word, str))
+        raise ValueError(f"words must be a sequence of strings, one for each row, got {other!r:.80}")
     if not words:
-        raise ValueError("spell: there are no words")
+        raise ValueError("words must name at least one row, got none")
     coded = [f"<{word}>".encode() for word in words]
     bad = next((word for word, code in zip(words, coded, strict=True) if 0 in code), None)
     if bad is not None:
-        raise ValueError(f"spell: the word {bad!r} holds a NUL, which ends words here")
+        raise ValueError(f"words must hold no NUL, which ends a word here, got {bad!r}")
     width = max(map(len, coded))
     return np.frombuffer(b"".join(code.ljust(width, b"\0") for code in coded), np.uint8).reshape(len(coded), width)
 

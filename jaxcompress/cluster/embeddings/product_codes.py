@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcompress.cluster.checks import check_integer
 from jaxcompress.cluster.embeddings.tables import TablePart, Weights, find_tables, per_layer
 from jaxcompress.cluster.product_codebook import ProductCodebook
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.parts import with_parts
 from jaxcompress.core.paths import Where
-from jaxcompress.solvers.vector_kmeans import vector_kmeans
+from jaxcompress.solvers.vector_kmeans import nearest_vectors, vector_kmeans
 
 if TYPE_CHECKING:
     from jaxcompress.core.sites import Sites
@@ -42,7 +44,7 @@ def product_codes(
         params: tree of float arrays or leaves. Not changed.
         runs: into how many runs of neighbouring entries a row is cut; divides the entries of a row.
         levels: number of values that a run may take, 2 to 65536.
-        iterations: most of k-means.
+        iterations: most of k-means, static or traced.
         seed: of its start.
         weights: how much each row counts, by path, see `row_frequencies`. None: all the same.
         where: tables: globs over paths or a predicate; by default those that ``sites`` show as looked up, without
@@ -70,6 +72,7 @@ def product_codes(
     method = "product_codes"
     if isinstance(levels, bool) or not isinstance(levels, int) or not 2 <= levels <= 65536:
         raise ValueError(f"{method}: levels must be an integer from 2 to 65536, got {levels!r}")
+    check_integer("iterations", iterations, method)
     tables = find_tables(params, where=where, sites=sites, weights=weights, method=method)
     leaves = []
     for table in tables:
@@ -119,14 +122,16 @@ def _fit(
     def of_run(given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         x, key = given
         mass = None if weights is None else jnp.broadcast_to(weights[:, None], x.shape).astype(x.dtype)
-        found = vector_kmeans(x, levels=levels, key=key, weights=mass, iterations=iterations)
-        return found.codes, found.codebook
+        fitted = vector_kmeans(x, levels=levels, key=key, weights=mass, iterations=iterations)
+        found = fitted.codebook.astype(table.dtype)
+        return nearest_vectors(x, found.astype(x.dtype)), found  # of rows that count for nothing too
 
     def fit(w: jax.Array) -> tuple[jax.Array, jax.Array]:
-        cut = jnp.moveaxis(w.reshape(w.shape[0], runs, w.shape[1] // runs), 1, 0)
+        wide = w.astype(wider(w.dtype, jnp.float32))
+        cut = jnp.moveaxis(wide.reshape(w.shape[0], runs, w.shape[1] // runs), 1, 0)
         codes, codebook = lax.map(of_run, (cut, keys))
         narrow = jnp.uint8 if levels <= 256 else jnp.uint16
-        return codes.T.astype(narrow), codebook[None].astype(w.dtype)
+        return codes.T.astype(narrow), codebook[None]
 
     return per_layer(fit, table, stack_ndim)
 

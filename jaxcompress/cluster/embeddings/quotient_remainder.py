@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcompress.cluster.checks import check_integer
 from jaxcompress.cluster.embeddings.composed_rows import OPERATIONS, ComposedRows, Operation
 from jaxcompress.cluster.embeddings.tables import TablePart, Weights, find_tables, per_layer
 from jaxcompress.core.dtypes import wider
@@ -43,7 +44,7 @@ def quotient_remainder(
             root of the rows, which takes the least. Or a dict from globs over paths to that: the first glob that fits
             a path counts, paths that fit none stay as they are.
         operation: ``"multiply"``, ``"add"`` or ``"concat"`` (each table holds half of the dimensions).
-        rounds: of the alternating fit, see `fit_quotient_remainder`.
+        rounds: of the alternating fit, from 1, see `fit_quotient_remainder`.
         weights: how much each row counts, by path, see `row_frequencies`. None: all the same.
         where: tables: globs over paths or a predicate; by default those that ``sites`` show as looked up, without
             ``sites`` the float leaves of two axes or more.
@@ -68,6 +69,7 @@ def quotient_remainder(
     method = "quotient_remainder"
     if operation not in OPERATIONS:
         raise ValueError(f"{method}: operation must be one of {OPERATIONS}, got {operation!r}")
+    check_integer("rounds", rounds, method, least=1)
     tables = find_tables(params, where=where, sites=sites, settings=remainders, weights=weights, method=method)
     leaves = []
     for table in tables:

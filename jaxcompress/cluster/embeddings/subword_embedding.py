@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.cluster.checks import check_integer
 from jaxcompress.cluster.embeddings.ngrams import spell
 from jaxcompress.cluster.embeddings.subword_rows import Combine, Grams, SubwordRows, grams_of, mixture
 from jaxcompress.cluster.embeddings.tables import Weights, find_tables, per_layer
@@ -75,8 +77,10 @@ def subword_embedding(
         et al., 2018, for the fit to given vectors. https://arxiv.org/abs/1809.04259
     """
     method = "subword_embedding"
-    if isinstance(buckets, bool) or not isinstance(buckets, int) or buckets < 1:
-        raise ValueError(f"{method}: buckets must be a positive integer, got {buckets!r}")
+    check_integer("buckets", buckets, method, least=1)
+    check_integer("iterations", iterations, method)
+    if not isinstance(ridge, jax.Array) and not 0 <= ridge < math.inf:
+        raise ValueError(f"{method}: ridge must be finite and not negative, got {ridge!r}")
     spelling = spell(words)
     grams = grams_of(spelling, min_n, max_n, whole, combine)
     tables = find_tables(params, where=where, sites=sites, weights=weights, method=method)
