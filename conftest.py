@@ -5,9 +5,11 @@ programs, not XLA), and what one worker has compiled the other one loads. ``JAXC
 which compiled programs survive from run to run.
 """
 
+import gc
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
@@ -41,6 +43,19 @@ def pytest_unconfigure(config):
     if folder := config.stash.get(OWN_CACHE, None):
         del os.environ[CACHE]
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+    """Lets go of compiled programs before there are too many of them: each maps memory three times.
+
+    Linux allows a process 65,530 mappings, and XLA ends in a segmentation fault when it gets no further one.
+    """
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.is_file() and mappings.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
