@@ -89,14 +89,14 @@ def tt_ranks(w: jax.Array, error: float, *, method: str = "full") -> tuple[int, 
     batch, *sizes = w.shape
     allowed = error / math.sqrt(len(sizes) - 1)
     rest = w.astype(jnp.float64 if w.dtype == jnp.float64 else jnp.float32)
-    norms = np.asarray(jnp.linalg.norm(rest.reshape(batch, -1), axis=1), np.float64)
-    ranks, before = [], 1
+    bound, ranks, before = None, [], 1
     for size in sizes[:-1]:
         rest = rest.reshape(batch, before * size, -1)
         s, vt = _spectrum(rest, method)
         squares = np.asarray(s, np.float64) ** 2
         missing = np.sqrt(np.cumsum(squares[:, ::-1], axis=1)[:, ::-1])  # what rank i leaves out, [batch, k]
-        before = max(1, int((missing > allowed * norms[:, None]).sum(1).max()))
+        bound = allowed * missing[:, :1] if bound is None else bound  # of the norm, whose square may be no float32
+        before = max(1, int((missing > bound).sum(1).max()))
         ranks.append(before)
         rest = s[:, :before, None] * vt[:, :before]
     return tuple(ranks)
@@ -114,10 +114,10 @@ def feasible_ranks(sizes: Sequence[int], rank: int | Sequence[int]) -> tuple[int
     """
     if len(sizes) < 2:
         raise ValueError(f"a train needs two axes or more, got {tuple(sizes)}")
-    asked = (rank,) * (len(sizes) - 1) if isinstance(rank, int) else tuple(rank)
+    asked = tuple(rank) if isinstance(rank, Sequence) else (rank,) * (len(sizes) - 1)
     if len(asked) != len(sizes) - 1 or any(isinstance(r, bool) or not isinstance(r, int) or r < 1 for r in asked):
         raise ValueError(
-            f"rank must be positive, or {len(sizes) - 1} positive integers for {len(sizes)} axes, got {rank}"
+            f"rank must be positive, or {len(sizes) - 1} positive integers for {len(sizes)} axes, got {rank!r}"
         )
     ranks, before = [], 1
     for i, own in enumerate(asked):
@@ -128,11 +128,17 @@ def feasible_ranks(sizes: Sequence[int], rank: int | Sequence[int]) -> tuple[int
 
 def balanced(cores: Sequence[jax.Array]) -> list[jax.Array]:
     """The same train with cores of one root mean square."""
-    sizes = [jnp.sqrt(jnp.mean(jnp.square(core))) for core in cores]
+    sizes = [_root_mean_square(core) for core in cores]
     safe = [jnp.where(size > 0, size, 1) for size in sizes]
     logs = [jnp.log(size) for size in safe]
     mean = jnp.exp(sum(logs[1:], logs[0]) / len(cores))
     return [core * (mean / size) for core, size in zip(cores, safe, strict=True)]
+
+
+def _root_mean_square(core: jax.Array) -> jax.Array:
+    largest = jnp.max(jnp.abs(core))
+    unit = jnp.where(largest > 0, largest, 1)  # squares neither overflow nor vanish
+    return unit * jnp.sqrt(jnp.mean(jnp.square(core / unit)))
 
 
 @functools.partial(jax.jit, static_argnames="method")

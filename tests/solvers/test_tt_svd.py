@@ -71,3 +71,17 @@ def test_what_is_wrong_is_named():
         feasible_ranks((4,), 1)
     with pytest.raises(TypeError, match="outside jit"):
         jax.jit(lambda w: tt_ranks(w, 0.1))(jnp.ones((1, 2, 2)))
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+def test_units_whose_squares_are_no_numbers(unit):
+    w = np.random.default_rng(3).normal(size=(4, 3, 5)).astype(np.float32)
+    scaled = jnp.asarray(w * np.float32(unit))
+    found = tt_dense(tt_svd(scaled, rank=2))
+    np.testing.assert_allclose(found / np.float32(unit), tt_dense(tt_svd(jnp.asarray(w), rank=2)), atol=1e-4)
+    assert tt_ranks(scaled[None], 0.3) == tt_ranks(jnp.asarray(w)[None], 0.3)
+
+
+def test_a_rank_that_is_no_integer_is_named():
+    with pytest.raises(ValueError, match=r"rank must be positive, or 2 positive integers for 3 axes, got 2\.5"):
+        feasible_ranks((4, 3, 5), 2.5)  # pyright: ignore[reportArgumentType]

@@ -38,7 +38,12 @@ class Budget(RankRule):
         if len(given) != 1:
             raise ValueError(f"budget: give exactly one of parameters=, bytes=, flops=; got {given or 'none'}")
         ((name, value),) = given.items()
-        if isinstance(value, bool) or not value > 0 or (not isinstance(value, int) and value > 1):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not value > 0
+            or (not isinstance(value, int) and value > 1)
+        ):
             raise ValueError(
                 f"budget: {name}= must be a positive int, or a float in (0, 1] as a fraction; got {value!r}"
             )

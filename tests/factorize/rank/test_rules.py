@@ -125,6 +125,8 @@ def test_what_a_budget_cannot_be_is_named():
         budget(parameters=0.5, bytes=10)
     with pytest.raises(ValueError, match=r"parameters= must be a positive int, or a float in \(0, 1\]"):
         budget(parameters=1.5)
+    with pytest.raises(ValueError, match=r"bytes= must be a positive int, .*; got 'half'"):
+        budget(bytes="half")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"parameters=10 cannot be met: .* take 64, at their least ranks 16, and 10"):
         svd(params, rank=budget(parameters=10))
     with pytest.raises(ValueError, match="budget flops= needs sites="):
