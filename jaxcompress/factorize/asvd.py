@@ -126,12 +126,14 @@ def _searched(
     del alpha
     mean_abs, moment = given
     alphas = jnp.linspace(0, 1, STEPS + 1, dtype=w.dtype)
+    largest = jnp.max(jnp.abs(w), axis=(-2, -1), keepdims=True)
+    unit = jnp.where(largest > 0, largest, 1)  # squares neither overflow nor vanish
 
     def error(alpha: jax.Array) -> jax.Array:
         u, v = _factors(w, given, ranks, alpha)
         kept = jnp.arange(u.shape[-1])[None] < ranks[:, None]
         cut = jnp.where(kept[:, None, :], u, jnp.zeros_like(u))
-        return metric_error(w - jnp.matmul(cut, v, precision=lax.Precision.HIGHEST), moment)
+        return metric_error((w - jnp.matmul(cut, v, precision=lax.Precision.HIGHEST)) / unit, moment)
 
     best = alphas[jnp.argmin(lax.map(error, alphas), axis=0)]
     return balanced(metric_lowrank(w, _metric(mean_abs, best[:, None]), rank=min(w.shape[-2:])))

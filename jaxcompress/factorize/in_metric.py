@@ -129,7 +129,9 @@ def balanced(found: MetricLowRank) -> tuple[jax.Array, jax.Array]:
         >>> [factor.tolist() for factor in balanced(found)]
         [[[2.0], [0.0]], [[0.0, 2.0]]]
     """
-    norms = jnp.sqrt(jnp.sum(found.u * found.u, axis=-2))
+    largest = jnp.max(jnp.abs(found.u), axis=-2)
+    unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))  # squares neither overflow nor vanish
+    norms = unit * jnp.sqrt(jnp.sum(jnp.square(found.u / unit[..., None, :]), axis=-2))
     root = jnp.sqrt(jnp.where(norms > 0, norms, jnp.ones_like(norms)))
     return found.u / root[..., None, :], found.v * root[..., :, None]
 

@@ -76,8 +76,9 @@ def output_factors(
 
 
 def _factors(w: jax.Array, given: Any, ranks: jax.Array, knob: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    inputs = covariance(*given)
-    outputs = _product(w.mT, _product(inputs, w))
+    largest = jnp.max(jnp.abs(w), axis=(-2, -1), keepdims=True)
+    seen = w / jnp.where(largest > 0, largest, 1)  # squares neither overflow nor vanish
+    outputs = _product(seen.mT, _product(covariance(*given), seen))
     unit, vectors = jax.vmap(lambda c, rank: _directions(c, rank, knob, min(w.shape[-2:])))(outputs, ranks)
     return _product(w / unit[:, None, :], vectors.mT), vectors * unit[:, None, :]
 

@@ -56,7 +56,7 @@ def metric_lowrank(w: jax.Array, metric: jax.Array, *, rank: int, damping: Array
         raise ValueError(
             f"rank must be from 1 to {min(features, outputs)} for matrices of shape {(features, outputs)}, got {rank}"
         )
-    w, metric, unit = _prepared(w, metric, damping)
+    w, metric, unit, largest = _prepared(w, metric, damping)
     if outputs <= features:
         values, basis = jnp.linalg.eigh(_gram(w, metric))
         v, s = basis[..., ::-1][..., :rank], _roots(values[..., ::-1][..., :rank])
@@ -66,7 +66,7 @@ def metric_lowrank(w: jax.Array, metric: jax.Array, *, rank: int, damping: Array
         s = _roots(values[..., ::-1][..., :rank])
         # Columns of vanishing singular values are noise: orthonormalized in descending order they stay out of the rest.
         v, _ = jnp.linalg.qr(_unit_columns(_product(scaled.mT, left[..., ::-1][..., :rank])))
-    return MetricLowRank(_product(w, v), v.mT, s * jnp.sqrt(unit)[..., None])
+    return MetricLowRank(_product(w, v) * largest, v.mT, s * jnp.sqrt(unit)[..., None] * largest[..., 0])
 
 
 def metric_singular_values(w: jax.Array, metric: jax.Array, *, damping: ArrayLike = 0.0) -> jax.Array:
@@ -85,13 +85,13 @@ def metric_singular_values(w: jax.Array, metric: jax.Array, *, damping: ArrayLik
         [10.0, 3.0]
     """
     features, outputs = w.shape[-2:]
-    w, metric, unit = _prepared(w, metric, damping)
+    w, metric, unit, largest = _prepared(w, metric, damping)
     if outputs <= features:
         gram = _gram(w, metric)
     else:
         scaled = _scaled(w, metric)
         gram = _product(scaled, scaled.mT)
-    return _roots(jnp.linalg.eigvalsh(gram)[..., ::-1]) * jnp.sqrt(unit)[..., None]
+    return _roots(jnp.linalg.eigvalsh(gram)[..., ::-1]) * jnp.sqrt(unit)[..., None] * largest[..., 0]
 
 
 def metric_error(difference: jax.Array, metric: jax.Array) -> jax.Array:
@@ -107,8 +107,11 @@ def metric_error(difference: jax.Array, metric: jax.Array) -> jax.Array:
     return jnp.sum(wide * seen, axis=(-2, -1))
 
 
-def _prepared(w: jax.Array, metric: jax.Array, damping: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The matrix, the damped metric over its mean diagonal, and that mean ``[...]``."""
+def _prepared(w: jax.Array, metric: jax.Array, damping: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The matrix over its largest entry, the damped metric over its mean diagonal; that mean ``[...]`` and that entry.
+
+    The entry is ``[..., 1, 1]``.
+    """
     w = _wide(w)
     full = metric.ndim == w.ndim
     if metric.shape != (*w.shape[:-1], *w.shape[-2:-1] * full):
@@ -119,12 +122,15 @@ def _prepared(w: jax.Array, metric: jax.Array, damping: ArrayLike) -> tuple[jax.
     metric = metric.astype(w.dtype)
     unit = jnp.mean(jnp.diagonal(metric, axis1=-2, axis2=-1) if full else metric, axis=-1)
     unit = jnp.where(unit > 0, unit, jnp.ones_like(unit))  # sums of squares neither overflow nor vanish
+    largest = jnp.max(jnp.abs(w), axis=(-2, -1), keepdims=True)
+    largest = jnp.where(largest > 0, largest, jnp.ones_like(largest))
     added = jnp.asarray(damping, w.dtype)
     metric = metric / unit.reshape(*unit.shape, *(1,) * (metric.ndim - unit.ndim))
     return (
-        w,
+        w / largest,
         metric + (added * jnp.broadcast_to(jnp.eye(w.shape[-2], dtype=w.dtype), metric.shape) if full else added),
         unit,
+        largest,
     )
 
 

@@ -235,6 +235,16 @@ def test_one_program_for_layers_of_one_shape_and_jit(compilations):
     np.testing.assert_allclose(traced["a"].materialize(), eager["a"].materialize(), atol=1e-4)
 
 
+@pytest.mark.parametrize("unit", [1e25, 1e-25])
+def test_units_of_weights_do_not_matter(unit):
+    params, _, stats = problem()
+    scaled = {"kernel": params["kernel"] * jnp.float32(unit), "bias": params["bias"] * jnp.float32(unit)}
+    for method in (*METHODS.values(), whitened_svd):
+        expected, found = method(params, stats, rank=3), method(scaled, stats, rank=3)
+        difference = found["kernel"].materialize() / jnp.float32(unit) - expected["kernel"].materialize()
+        assert jnp.linalg.norm(difference) < 0.02 * jnp.linalg.norm(params["kernel"])
+
+
 def test_what_cannot_be_asked_is_named():
     params, _, stats = problem()
     with pytest.raises(ValueError, match=r"output_pca: rank 9 saves nothing in 'kernel': .* break even at rank 5\.4"):

@@ -103,6 +103,10 @@ def test_scales_of_any_size_and_bad_input():
         other = solve(jnp.asarray(w, jnp.float32), unit * moment, rank=2)
         np.testing.assert_allclose(other.u @ other.v, usual.u @ usual.v, atol=1e-4)
         np.testing.assert_allclose(other.s, usual.s * unit**0.5, rtol=1e-4)
+    for unit in (1e-25, 1e25):  # of weights, whose squares are no numbers
+        other = solve(jnp.asarray(w * unit, jnp.float32), moment, rank=2)
+        np.testing.assert_allclose(other.u @ other.v / unit, usual.u @ usual.v, atol=1e-4)
+        np.testing.assert_allclose(other.s / unit, usual.s, rtol=1e-4)
     with pytest.raises(ValueError, match=r"rank must be from 1 to 6 .* got 7"):
         metric_lowrank(jnp.asarray(w), moment, rank=7)
     with pytest.raises(ValueError, match=r"metric must be .* got the shape \(6, 6\)"):
