@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcompress.core.dtypes import wider
+
 Axes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -82,7 +84,7 @@ def table_product(
     full = (*steps, *(codes.shape[axis] for axis in summed), *tables.shape[-2:])
     tables = jnp.broadcast_to(tables, full).reshape(layers, blocks, *tables.shape[-2:])
     products = jnp.einsum(
-        "lmkd,lmdr->lmkr", tables, data, precision=precision, preferred_element_type=_wide(x.dtype)
+        "lmkd,lmdr->lmkr", tables, data, precision=precision, preferred_element_type=wider(x.dtype, jnp.float32)
     )  # of every vector with every block of data
 
     def of_layer(products: jax.Array, numbers: jax.Array) -> jax.Array:
@@ -96,7 +98,3 @@ def table_product(
     sums = jax.vmap(of_layer)(products, numbers)  # [layers, outputs, rows]
     shape = (*steps, *(x.shape[axis] for axis in x_free), *(codes.shape[axis] for axis in kept))
     return jnp.swapaxes(sums, 1, 2).reshape(shape).astype(x.dtype if dtype is None else dtype)
-
-
-def _wide(dtype: Any) -> Any:
-    return jnp.promote_types(dtype, jnp.float32)

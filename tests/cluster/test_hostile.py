@@ -93,6 +93,16 @@ def test_weights_in_training_do_not_know_the_magnitude():
         np.testing.assert_array_equal(jc.cluster.snap(params)["w"].codes, codes)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_looked_up_products_of_narrow_dtypes(dtype):
+    leaf = jc.cluster.embeddings.product_codes({"e": W.astype(dtype)}, runs=6, levels=4)["e"]
+    x = jnp.ones((2, 24), dtype)
+    ours = jc.lift(lambda x, table: x @ table.T)(x, leaf)
+    assert ours.dtype == dtype
+    dense = np.asarray(leaf.materialize(), np.float64).sum(axis=1)
+    np.testing.assert_allclose(np.asarray(ours[0], np.float64), dense, rtol=2.0**-7)  # summed in float32, rounded once
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
