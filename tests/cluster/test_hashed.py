@@ -35,7 +35,10 @@ def test_means_what_it_says(shape):
 def test_files_stay_readable():
     """Pinned: whoever changes the hash breaks every file that was written."""
     expected = [[2.0, -1.0, -2.0], [2.0, -2.0, 2.0]]
-    np.testing.assert_array_equal(Hashed.create(jnp.array([1.0, 2.0]), (2, 3)).materialize(), expected)
+    for wide in (False, True):
+        with jax.enable_x64(wide):
+            leaf = Hashed.create(jnp.array([1.0, 2.0], jnp.float32), (2, 3))
+            np.testing.assert_array_equal(leaf.materialize(), expected)
 
 
 @pytest.fixture
