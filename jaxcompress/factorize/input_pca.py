@@ -60,7 +60,9 @@ def input_pca(
 
 
 def _factors(w: jax.Array, given: Any, ranks: jax.Array, knob: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    directions = jnp.linalg.eigh(covariance(*given))[1][..., ::-1][..., : min(w.shape[-2:])]  # eigh ascends
+    directions = jnp.linalg.eigh(covariance(*given).astype(w.dtype))[1][..., ::-1][
+        ..., : min(w.shape[-2:])
+    ]  # eigh ascends
     return directions, jnp.matmul(directions.mT, w, precision=lax.Precision.HIGHEST)
 
 

@@ -78,7 +78,7 @@ def output_factors(
 def _factors(w: jax.Array, given: Any, ranks: jax.Array, knob: ArrayLike) -> tuple[jax.Array, jax.Array]:
     largest = jnp.max(jnp.abs(w), axis=(-2, -1), keepdims=True)
     seen = w / jnp.where(largest > 0, largest, 1)  # squares neither overflow nor vanish
-    outputs = _product(seen.mT, _product(covariance(*given), seen))
+    outputs = _product(seen.mT, _product(covariance(*given).astype(w.dtype), seen))
     unit, vectors = jax.vmap(lambda c, rank: _directions(c, rank, knob, min(w.shape[-2:])))(outputs, ranks)
     return _product(w / unit[:, None, :], vectors.mT), vectors * unit[:, None, :]
 

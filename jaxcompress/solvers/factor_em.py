@@ -103,7 +103,7 @@ def expectation_maximization(
     least = variances * jnp.maximum(jnp.asarray(least, dtype), 8 * jnp.finfo(dtype).eps)
     least = jnp.maximum(least, 1e-12)
     count = jnp.asarray(factors if active is None else active, jnp.int32)
-    used = jnp.arange(factors) < count
+    used = jnp.arange(factors, dtype=jnp.int32) < count
     constant = len(variances) * math.log(2 * math.pi) + count.astype(dtype)
 
     def maximized(noise: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -121,7 +121,7 @@ def expectation_maximization(
         loadings, likelihood = maximized(noise)
         before = jnp.where(i > 0, seen[jnp.maximum(i - 1, 0)], -jnp.inf)
         risen = likelihood - before >= jnp.asarray(tolerance, dtype)
-        seen = jnp.where(jnp.arange(iterations) >= i, likelihood, seen)
+        seen = jnp.where(jnp.arange(iterations, dtype=jnp.int32) >= i, likelihood, seen)
         return i + 1, noise, loadings, seen, risen
 
     start = (

@@ -80,7 +80,7 @@ def keep_largest(w: jax.Array, rank: jax.Array) -> Filtered:
     """
 
     def leading(s: jax.Array) -> jax.Array:
-        return jnp.broadcast_to((jnp.arange(s.shape[-1]) < rank).astype(s.dtype), s.shape)
+        return jnp.broadcast_to((jnp.arange(s.shape[-1], dtype=jnp.int32) < rank).astype(s.dtype), s.shape)
 
     return spectral_filter(w, leading)
 

@@ -149,6 +149,13 @@ def test_the_last_likelihood_is_that_of_the_rows(standardize):
         dataclasses.replace(held, noise=held.noise.at[0].set(0.0)).log_likelihood(x)
 
 
+def test_float64():
+    with jax.enable_x64(True):
+        fitted = factor_analysis(jnp.asarray(rows_of_factors(20, 5, 1), jnp.float64), factors=1, iterations=5)
+        assert fitted.noise.dtype == fitted.log_likelihoods.dtype == jnp.float64
+        assert jnp.isfinite(fitted.loadings).all()
+
+
 def test_lowers_for_every_platform():
     fit = jax.jit(lambda x: factor_analysis(x, factors=2).transform(x))
     jax.export.export(fit, platforms=["cpu", "cuda", "tpu"])(jax.ShapeDtypeStruct((8, 5), jnp.float32))

@@ -245,6 +245,17 @@ def test_units_of_weights_do_not_matter(unit):
         assert jnp.linalg.norm(difference) < 0.02 * jnp.linalg.norm(params["kernel"])
 
 
+def test_float64_weights_meet_float32_statistics():
+    with jax.enable_x64(True):
+        params = {"kernel": jnp.asarray(RNG.normal(size=(6, 1)) * RNG.normal(size=(1, 5)))}
+        stats = jc.observe(lambda p, x: x @ p["kernel"], params, [jnp.asarray(RNG.normal(size=(20, 6)))])
+        for method in (output_pca, output_factors):
+            found = method(params, stats, rank=1)["kernel"]
+            assert found.dtype == jnp.float64
+            np.testing.assert_allclose(found.materialize(), params["kernel"], atol=1e-10)
+        assert input_pca(params, stats, rank=1)["kernel"].dtype == jnp.float64
+
+
 def test_what_cannot_be_asked_is_named():
     params, _, stats = problem()
     with pytest.raises(ValueError, match=r"output_pca: rank 9 saves nothing in 'kernel': .* break even at rank 5\.4"):

@@ -135,6 +135,17 @@ def test_a_state_restored_half_way_goes_on_as_it_was():
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
+def test_float64():
+    with jax.enable_x64(True):
+        tx, params = (
+            gradual_rank(optax.sgd(0.1), rank=1, begin_step=0, end_step=0),
+            {"w": jnp.diag(jnp.arange(1.0, 5.0))},
+        )
+        updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+        after = optax.apply_updates(params, updates)["w"]
+        np.testing.assert_allclose(jnp.diagonal(after), [0, 0, 0, 4], atol=1e-12)
+
+
 def test_what_cannot_be_asked_is_named():
     params, sgd = {"w": jnp.ones((6, 6))}, optax.sgd(0.1)
     with pytest.raises(ValueError, match="steps must be integers with 0 <= begin_step <= end_step, got 5 and 3"):
