@@ -69,7 +69,7 @@ def test_big_tables_are_decoded_and_multiplied_in_parts(monkeypatch):
 def test_spelling_is_checked():
     with pytest.raises(ValueError, match="NUL"):
         spell(["a\0b"])
-    with pytest.raises(ValueError, match="no words"):
+    with pytest.raises(ValueError, match="at least one row"):
         spell([])
     with pytest.raises(ValueError, match="min_n"):
         SubwordRows.create(["a"], jnp.ones((3, 2)), min_n=4, max_n=3)
