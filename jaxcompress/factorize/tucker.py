@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxcompress.core.leaf import is_compressed
+from jaxcompress.core.leaf import CompressedArray
 from jaxcompress.core.parts import Part, find_parts, require_finite, setting_at, with_parts
 from jaxcompress.core.paths import Where
 from jaxcompress.factorize.rank import Candidate, Energy, RankRule, Spectrum
@@ -166,7 +166,7 @@ class _Kernel:
 
 
 def _kernel(part: Part, modes: Modes) -> _Kernel:
-    if is_compressed(part.array):
+    if isinstance(part.array, CompressedArray):
         kind = part.array.kind
         raise ValueError(f"tucker: {part.name!r} is a {kind} leaf already: materialize it first (jc.materialize)")
     roles = part.known_roles("tucker")
