@@ -23,11 +23,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, under a minute; keeps no results")
     parser.add_argument("--json", metavar="PATH", help="also write the rows there")
-    parser.add_argument("--only", choices=PARTS, help="one part; keeps no results")
+    parser.add_argument("--only", choices=PARTS, help="one part: the kept results exchange its rows")
     options = parser.parse_args()
-    parts = PARTS if options.only is None else (options.only,)
-    rows = [line for part in parts for line in rows_of(part, quick=options.quick)]
-    report("factorize_speed", rows, json_path=options.json, keep=not options.quick and options.only is None)
+    rows: list[dict[str, Any]] = []
+    for part in PARTS if options.only is None else (options.only,):
+        found = rows_of(part, quick=options.quick)
+        report("factorize_speed", found, json_path=None, keep=not options.quick, part=part)
+        rows += found
+    if options.json:
+        report("factorize_speed", rows, json_path=options.json, keep=False)
 
 
 def rows_of(part: str, *, quick: bool) -> list[dict[str, Any]]:
