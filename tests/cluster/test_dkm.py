@@ -59,6 +59,7 @@ def fit(apply_fn, params):
     return trained(TrainState.create(apply_fn=apply_fn, params=params, tx=optax.adam(5e-3)))
 
 
+@pytest.mark.slow
 @pytest.mark.standard_promotion
 def test_train_state_with_dkm_beats_kmeans_after_the_same_steps():
     model = Net()
@@ -91,6 +92,7 @@ def test_blocks_share_codes_of_vectors():
     np.testing.assert_allclose(shared.materialize(), trains.materialize(), atol=0.05)
 
 
+@pytest.mark.slow
 def test_layers_of_a_stack_are_clustered_one_by_one():
     params = arrays(layers=(2, 12, 12))
     fn = lambda p, x: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, p["layers"])[0]  # noqa: E731

@@ -39,6 +39,7 @@ def test_few_distinct_patches_are_met_exactly():
     assert shared.stored_bits == 60 * 2 + 4 * 9 * 32
 
 
+@pytest.mark.slow
 def test_activations_choose_better_vectors_for_the_outputs():
     """Real images, whose pixels are far from independent: the error of the outputs, on images not observed."""
     fn = lambda p, x: x @ p["w"]  # noqa: E731
@@ -74,6 +75,7 @@ def test_masks_stay_and_only_what_is_kept_counts():
         assert squared(shared, dense) < 0.8 * float(jnp.sum(jnp.square(blind - dense)))
 
 
+@pytest.mark.slow
 def test_rows_of_an_embedding_become_codes():
     params = arrays(table=(60, 8))
     fn = lambda p, i: p["table"][i]  # noqa: E731
@@ -96,6 +98,7 @@ def test_a_table_for_every_position_fits_better():
     assert squared(own, W) < squared(shared, W)
 
 
+@pytest.mark.slow
 def test_layers_of_a_stack_have_their_own_tables_and_moments():
     params = arrays(layers=(2, 16, 16))
     fn = lambda p, x: lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, p["layers"])[0]  # noqa: E731

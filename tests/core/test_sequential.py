@@ -105,6 +105,7 @@ def first_layer(data_folder):
 CHOSEN = ("wq", "w2")  # one shape more is two programs more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", [{"sparsity": 0.5}, {"n": 2, "m": 4}], ids=["50%", "2:4"])
 def test_who_beats_whom_on_real_weights(first_layer, pattern):
     """Output errors, relative to the outputs, of matrices of a trained layer."""

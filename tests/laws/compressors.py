@@ -248,17 +248,13 @@ def fake_learned_offset(w: Any, stack: int) -> CompressedArray:
 KINDS: dict[str, Compressor] = {
     "masked": masked,
     "codebook": codebook,
-    "masked_codebook": masked_codebook,
     "vectors": vectors,
     "nm": nm,
     "int8": int8,
-    "int8_tensor": int8_tensor,
     "int4_groups": int4_groups,
-    "int3_zero_points": int3_zero_points,
     "rescaled_int8": rescaled_int8,
     "lowrank": lowrank,
     "lowrank_int8": lowrank_int8,
-    "lowrank_mixed": lowrank_mixed,
     "lora": lora,
     "tensor_train": networks.train,
     "tucker": tucker,
@@ -266,6 +262,10 @@ KINDS: dict[str, Compressor] = {
 }
 
 RELATED: dict[str, Compressor] = {
+    "int3_zero_points": int3_zero_points,
+    "masked_codebook": masked_codebook,
+    "lowrank_mixed": lowrank_mixed,
+    "int8_tensor": int8_tensor,
     "cp": networks.canonical,
     "gates": networks.gates,
     "codebook_of_channels": codebook_of_channels,

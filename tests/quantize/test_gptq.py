@@ -87,6 +87,7 @@ def test_groups_get_their_scales_as_the_sweep_enters_them():
     np.testing.assert_allclose(ordered.scale, static, rtol=1e-6)  # with act-order they are static
 
 
+@pytest.mark.slow
 def test_each_means_lowers_the_output_error():
     """Over five problems: rounding to nearest, the sweep, its order, weighted clips, descent after it."""
     errors = {name: 0.0 for name in ("rtn", "plain", "ordered", "clipped", "refined")}

@@ -159,6 +159,7 @@ def test_narrow_weights_have_scales_in_float32(settings):
     np.testing.assert_array_equal(leaf.materialize(), wide.materialize().astype(jnp.bfloat16))
 
 
+@pytest.mark.slow
 def test_on_trained_weights_the_clever_beats_the_naive(data_folder):
     """Output errors of the tied embedding of the trained Llama, whose channels are far from normal."""
     w = jnp.asarray(trained()[1]["emb"], jnp.float32)

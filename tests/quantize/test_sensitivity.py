@@ -39,6 +39,7 @@ def problem():
     return arrays(a=(6, 8), b=(8, 3)), [(data(10, 6, seed=i), data(10, 3, seed=i + 9)) for i in range(2)]
 
 
+@pytest.mark.slow
 def test_traces_are_those_of_the_hessian():
     """Against the full Hessian of every block, formed by JAX; within four of the standard errors that are reported."""
     params, batches = problem()

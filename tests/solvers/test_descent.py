@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcompress.solvers.descent import best_gains, best_levels, damped_moment, descend_weights, output_error
 
@@ -66,6 +67,7 @@ def test_gains_are_least_squares():
     assert error(w, scaled, s).sum() < error(w, v * np.asarray(got), s).sum() < error(w, v, s).sum()
 
 
+@pytest.mark.slow
 def test_levels_come_to_the_least_squares_table():
     w, s = problem(3)
     codes = np.digitize(w, [-0.5, 0.5]).astype(np.int32)

@@ -157,6 +157,7 @@ def test_layers_of_a_stack_are_rewired_one_by_one():
     np.testing.assert_array_equal(masks_of(state)["layers"], gradient["layers"] >= 8)  # 8 in every layer
 
 
+@pytest.mark.slow
 def test_rigl_beats_static_random_masks():
     """A linear teacher that reads 8 of 64 inputs: RigL finds them, random masks miss most of them."""
     teacher = jnp.zeros((64, 4)).at[jnp.arange(8) * 7].set(1.0)

@@ -46,6 +46,7 @@ def test_hashed_rows_are_the_optimum(hashes, weights):
     assert abs(found - expected) < 1e-4 * expected
 
 
+@pytest.mark.slow
 def test_importance_finds_a_table_that_has_it():
     """Rows that are multiples of their bucket's are met exactly; elsewhere each round helps."""
     leaf = HashedRows.init(KEY, 40, 6, buckets=6, importance=True)
@@ -119,6 +120,7 @@ def test_slots_count_in_bits():
     assert leaf.stored_bits == 40 * 6 + 32 * (5 * 6 + 35 + 6)
 
 
+@pytest.mark.slow
 def test_subwords_fit_words_that_share_parts():
     stems, ends = ["walk", "talk", "jump", "play", "work", "look", "turn", "help"], ["", "s", "ed", "er", "ing"]
     words = [stem + end for stem in stems for end in ends]
@@ -132,6 +134,7 @@ def test_subwords_fit_words_that_share_parts():
     assert error(found, table=table) / total < 0.8 * error(noise) / float(jnp.sum(TABLE**2))
 
 
+@pytest.mark.slow
 def test_product_codes_serve_each_run_from_its_own_table():
     levels = jax.random.normal(KEY, (3, 4, 2))  # runs, levels, entries
     codes = jax.random.randint(jax.random.key(1), (40, 3), 0, 4)

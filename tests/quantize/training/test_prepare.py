@@ -74,6 +74,7 @@ def test_train_state_by_two_changed_lines():
     assert widths["Dense_1"].bits == 3
 
 
+@pytest.mark.slow
 @pytest.mark.standard_promotion
 def test_nnx_loop_by_two_changed_lines():
     class Model(nnx.Module):
@@ -151,6 +152,7 @@ def test_slices_of_a_leaf_whose_scale_follows_its_values():
             np.testing.assert_array_equal(jc.lift(fn)(prepared), fn(jc.materialize(prepared)))
 
 
+@pytest.mark.slow
 def test_rows_of_a_kernel_meet_rounded_data():
     """A model that convolves by products of slices: the scale is that of the kernel, the data is rounded each time."""
     kernel = {"w": draw(2, 8, 4)}
