@@ -29,15 +29,13 @@ what it ran. `--quick` shows that it runs; it keeps nothing.
 
 from __future__ import annotations
 
-import argparse
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import low_rank_accuracy_images, low_rank_accuracy_slice
 from benchmarks.low_rank_accuracy_llama import PERCENTS, llama_rows
-from benchmarks.results import report
+from benchmarks.parts import run_parts
 
 Rows = list[dict[str, Any]]
 PARTS: Mapping[str, Callable[..., Rows]] = {
@@ -49,20 +47,7 @@ QUICK = ("llama-20",)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.low_rank_accuracy", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few windows and methods; keeps no results")
-    parser.add_argument("--json", metavar="PATH", help="also write the rows to this file")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
-    options = parser.parse_args(arguments)
-    rows: Rows = []
-    for name in options.only or (QUICK if options.quick else list(PARTS)):
-        start = time.perf_counter()
-        found = PARTS[name](quick=options.quick)
-        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-        report("low_rank_accuracy", found, json_path=None, keep=not options.quick, part=name)
-        rows += found
-    if options.json:
-        report("low_rank_accuracy", rows, json_path=options.json, keep=False)
+    run_parts("low_rank_accuracy", __doc__, PARTS, quick=QUICK, arguments=arguments)
 
 
 if __name__ == "__main__":

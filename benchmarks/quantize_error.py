@@ -27,15 +27,13 @@ what it ran. `--quick` shows that it runs; it keeps nothing.
 
 from __future__ import annotations
 
-import argparse
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.parts import run_parts
 from benchmarks.quantize_error_images import lenet5_rows, resnet20_rows
 from benchmarks.quantize_error_llama import llama_rows
-from benchmarks.results import report
 
 Rows = list[dict[str, Any]]
 PARTS: Mapping[str, Callable[..., Rows]] = {
@@ -47,20 +45,7 @@ QUICK = ("llama-8", "llama-3")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.quantize_error", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few windows and methods; keeps no results")
-    parser.add_argument("--json", metavar="PATH", help="also write the rows to this file")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
-    options = parser.parse_args(arguments)
-    rows: Rows = []
-    for name in options.only or (QUICK if options.quick else list(PARTS)):
-        start = time.perf_counter()
-        found = PARTS[name](quick=options.quick)
-        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-        report("quantize_error", found, json_path=None, keep=not options.quick, part=name)
-        rows += found
-    if options.json:
-        report("quantize_error", rows, json_path=options.json, keep=False)
+    run_parts("quantize_error", __doc__, PARTS, quick=QUICK, arguments=arguments)
 
 
 if __name__ == "__main__":
