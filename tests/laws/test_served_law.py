@@ -4,7 +4,7 @@ import pytest
 
 from jaxcompress.core.explain import explain
 from jaxcompress.core.paths import flatten_with_paths, replace_at
-from tests.laws.compressors import KINDS
+from tests.laws.compressors import KINDS, RELATED
 from tests.laws.pairs import stacked_axes
 from tests.zoo import ENTRIES, ZOO
 
@@ -48,7 +48,7 @@ def test_weights_stay_compressed(name, kind):
     with entry.context():
         paths, leaves, _ = flatten_with_paths(model.params)
         dense = dict(zip(paths, leaves, strict=True))
-        made = {path: KINDS[kind](dense[path], stacked_axes(model, path)) for path in model.weights}
+        made = {path: (KINDS | RELATED)[kind](dense[path], stacked_axes(model, path)) for path in model.weights}
         lines = explain(model.fn, replace_at(model.params, made), *model.inputs, **model.kwargs)
     allowed = DENSE.get(name, set()) | (DENSE_AS_FACTORS.get(name, set()) if kind == "lowrank" else set())
     assert {line.primitive for line in lines.materialized} == (allowed if model.weights else set())
