@@ -23,7 +23,7 @@ from jaxcompress.core.tree import in_axes, materialize, merge, shardings, split_
 from jaxcompress.core.untie import untie
 
 if TYPE_CHECKING:
-    from jaxcompress import pipeline, report, train
+    from jaxcompress import pipeline, report, search, train
     from jaxcompress.adapters import nnx
     from jaxcompress.pipeline import Recipe, compress
 
@@ -61,6 +61,7 @@ __all__ = [
     "report",
     "rotations",
     "save",
+    "search",
     "sequential",
     "shardings",
     "shrink",
@@ -75,7 +76,7 @@ __all__ = [
 
 # Imported at their first use: what brings a library of its own (optax, matplotlib, Flax). The rooms above register the
 # leaf kinds, which files and `jax.export` find by name, and bring none.
-_ROOMS = ("pipeline", "report", "train")
+_ROOMS = ("pipeline", "report", "search", "train")
 _VERBS = {"Recipe": "pipeline", "compress": "pipeline", "nnx": "adapters.nnx"}
 
 
