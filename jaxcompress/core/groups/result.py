@@ -136,6 +136,16 @@ class Groups(Sequence[Group]):
         """Iterates over the groups."""
         return iter(self._entries)
 
+    @property
+    def work(self) -> tuple[Work, ...]:
+        """Every contraction of a call, as a product of lengths that follow what is kept."""
+        return self._work
+
+    @property
+    def axes(self) -> dict[str, tuple[Axis, ...]]:
+        """The lengths of the axes of every leaf as they follow what is kept, by path."""
+        return {path: axes for path, (axes, _) in self._leaves.items()}
+
     def select(self, where: str | Sequence[str] | Callable[[Group], bool] | None = None) -> tuple[Group, ...]:
         """The groups with a member whose path fits.
 
