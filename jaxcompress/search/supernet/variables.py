@@ -1,0 +1,42 @@
+"""The variables of a supernet's space: numbers of units, branches that are there or not, numbers of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxcompress.search.space import Choice, Conditional, IntRange
+from jaxcompress.search.supernet.units import Units
+
+
+def key(name: str) -> str:
+    """A name as a space takes it, which reads ``/`` as nesting.
+
+    Example:
+        >>> key("params/Block_0/Dense_0")
+        'Block_0.Dense_0'
+    """
+    return name.removeprefix("params/").replace("/", ".")
+
+
+def variables_of(units: Sequence[Units], branches: Sequence[str]) -> dict[str, Any]:
+    """Depth first, then width; the width inside of branches exists where one of them does."""
+    depth: dict[str, Any] = {key(name): IntRange(0, 1) for name in branches}
+    width: dict[str, Any] = {}
+    for one in units:
+        if one.group is None:
+            depth[key(one.name)] = _numbers(one.counts)
+        elif len(one.counts) > 1:
+            variable: Any = _numbers(one.counts)
+            for branch in one.branches:
+                variable = Conditional(variable, on=f"depth/{key(branch)}", equals=1)
+            width[key(one.name)] = variable
+    return {name: found for name, found in (("depth", depth), ("width", width)) if found}
+
+
+def _numbers(counts: Sequence[int]) -> Choice | IntRange:
+    """Ascending numbers as a range where they are one."""
+    steps = set(np.diff(counts).tolist())
+    return IntRange(counts[0], counts[-1], steps.pop()) if len(steps) == 1 else Choice(tuple(counts))
