@@ -104,6 +104,7 @@ def test_layers_of_a_stack_are_clustered_one_by_one():
     assert snap(stacked)["layers"].codebook.shape == (2, 4)
 
 
+@pytest.mark.slow
 def test_masks_stay_and_pruned_weights_have_no_say():
     pruned = jc.prune.magnitude({"w": W}, sparsity=0.5)
     trains = soft(pruned, levels=4, temperature=0.01)

@@ -25,6 +25,7 @@ def test_each_channel_is_clustered_alone():
         np.testing.assert_array_equal(shared.codes[:, column], alone.codes[:, 0])
 
 
+@pytest.mark.slow
 def test_each_group_is_clustered_alone():
     shared = kmeans({"w": W}, levels=3, granularity="channel", group_size=12)["w"]
     assert shared.codebook.shape == (2, 6, 3)
@@ -59,6 +60,7 @@ def test_a_stack_axis_that_does_not_lead_has_tables_too():
     )
 
 
+@pytest.mark.slow
 def test_masked_channels_keep_their_masks_and_zeros_their_level():
     pruned = jc.prune.magnitude({"w": W}, sparsity=0.5)
     shared = kmeans(pruned, bits=1, granularity="channel")["w"]
@@ -72,6 +74,7 @@ def test_masked_channels_keep_their_masks_and_zeros_their_level():
     np.testing.assert_array_equal(np.asarray(held.materialize()) == 0, np.asarray(zeros["w"]) == 0)
 
 
+@pytest.mark.slow
 def test_weights_lower_the_weighted_error_of_every_channel():
     importance = jnp.asarray(np.random.default_rng(3).exponential(size=W.shape) ** 3, jnp.float32)
     plain, weighted = (

@@ -61,6 +61,7 @@ def test_sensitivities_lower_the_weighted_error():
     assert weighted < 0.7 * plain
 
 
+@pytest.mark.slow
 def test_masks_stay_and_only_what_is_kept_counts():
     pruned = jc.prune.magnitude({"w": W}, sparsity=0.6)
     fn = lambda p, x: x @ p["w"]  # noqa: E731

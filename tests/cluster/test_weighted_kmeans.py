@@ -49,6 +49,7 @@ def test_equal_weights_change_nothing_and_none_at_all_neither():
         np.testing.assert_allclose(weighted, plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_under_a_mask_what_is_pruned_does_not_count():
     pruned = magnitude(arrays(w=(16, 12)), sparsity=0.5)
     importance = jnp.where(pruned["w"].mask, 1.0, 1e6)
@@ -56,6 +57,7 @@ def test_under_a_mask_what_is_pruned_does_not_count():
     np.testing.assert_allclose(weighted, kmeans(pruned, bits=3)["w"].materialize(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fisher_information_beats_plain_errors_on_the_outputs():
     """A few inputs are large (outlier features): their weights are nearly all that matters (SqueezeLLM)."""
     params, x = arrays(w=(32, 16)), data(128, 32) * jnp.where(jnp.arange(32) < 2, 10.0, 0.3)[None]

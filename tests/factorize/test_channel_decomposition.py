@@ -33,6 +33,7 @@ def arrays(seed):
     return params, batches
 
 
+@pytest.mark.slow
 def test_without_relu_and_asymmetry_it_is_the_pca_of_outputs():
     params, batches = arrays(0)
     ours = channel_decomposition(net, params, batches, rank=5, asymmetric=False, where="*/kernel")

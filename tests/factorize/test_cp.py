@@ -135,6 +135,7 @@ def test_method_finds_what_there_is(networks):
     assert relative(separate["conv"].materialize(), params["conv"]) < 0.1
 
 
+@pytest.mark.slow
 def test_chains_and_the_file(networks, tmp_path):
     params, _, sites = networks
     assert CP(rank={"conv": 3})(params, sites=sites)["heads"] is params["heads"]

@@ -41,6 +41,7 @@ def test_least_squares_of_the_outputs(transposed):
     np.testing.assert_allclose(again.materialize(), both.materialize(), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_convolutions_and_stacks():
     numbers = ("NHWC", "OIHW", "NHWC")
 

@@ -209,6 +209,7 @@ def test_models_without_such_a_stream() -> None:
         slice_residual(fn, arrays(**shapes), [x], keep=H - 1)
 
 
+@pytest.mark.slow
 def test_principal_directions_by_hand() -> None:
     energies, matrix = principal_directions([[2.0, 1.0], [1.0, 2.0]])  # eigenvectors (1, 1) and (1, -1)
     np.testing.assert_allclose(energies, [3, 1])

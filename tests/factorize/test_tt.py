@@ -45,6 +45,7 @@ def network():
     return params, ids, jc.sites(model, params, ids)
 
 
+@pytest.mark.slow
 def test_every_kind_of_weight(network):
     params, ids, sites = network
     thin = tt(params, rank=2, cores=2, sites=sites)
@@ -85,6 +86,7 @@ def test_what_is_a_train_is_found_by_rank_and_by_error():
     assert (dicts["a"].ranks, dicts["b"] is w) == ((1, 2, 3, 1), True)
 
 
+@pytest.mark.slow
 def test_chains_masks_and_the_file(tmp_path):
     params = {"w": normal(24, 24)}
     thin = tt(params, rank=2)

@@ -30,6 +30,7 @@ def params_of_model():
     return {"conv": lowrank_kernel((4, 5)), "heads": normal(16, 4, 6), "layers": normal(2, 24, 24)}
 
 
+@pytest.mark.slow
 def test_axes_are_known_from_the_sites():
     params, x = params_of_model(), normal(2, 5, 5, 12)
     sites = jc.sites(model, params, x)

@@ -140,6 +140,7 @@ def small_model(params, x):
     return x.mean((1, 2)) @ params["head"]
 
 
+@pytest.mark.slow
 def test_cores_and_factors_are_quantized_clustered_and_pruned(tmp_path):
     params = {"conv": tucker((3, 3, 8, 12), (None, None, 4, 5)), "head": tucker((12, 12), (4, 4))}
     x = normal(2, 6, 6, 8)

@@ -170,6 +170,7 @@ def test_what_dies_with_a_branch_belongs_to_it():
     assert {key[0] for key in keep} == {"down", "mid", "up", "squeeze", "excite"}
 
 
+@pytest.mark.slow
 def test_an_input_of_its_own_counts():
     """The hidden units that alone read the second input are no branch, though the first input passes them by."""
     params = {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 2)), "read": jnp.ones((2, 3)), "write": jnp.ones((3, 2))}

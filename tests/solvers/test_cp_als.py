@@ -50,6 +50,7 @@ def test_error_is_that_of_tensorly_on_images(data_folder):
     assert float(ours) <= 1.01 * of_tensorly(w, 6)
 
 
+@pytest.mark.slow
 def test_many_at_once_are_each_alone_and_compile_once(compilations):
     ws = jnp.stack([jnp.asarray(noisy((6, 5, 4), 2, 0.2)) for _ in range(3)])
     keys = jax.random.split(jax.random.key(1), 3)
@@ -63,6 +64,7 @@ def test_many_at_once_are_each_alone_and_compile_once(compilations):
     assert compilations("cp_als") == compilations("<lambda>") == 1
 
 
+@pytest.mark.slow
 def test_terms_that_cancel_are_tamed():
     """``a a b + a b a + b a a`` has no best sum of two: the fit gets better for ever as its two terms grow."""
     a, b = np.eye(4, 2).T
@@ -83,6 +85,7 @@ def test_terms_that_cancel_are_tamed():
     assert float(harm[0]) < 0.8 * float(harm[1])
 
 
+@pytest.mark.slow
 def test_the_correction_keeps_the_bound_and_lowers_the_sensitivity():
     w = jnp.asarray(RNG.normal(size=(9, 16, 12)), jnp.float32)
     plain = cp_als(w, rank=8, key=jax.random.key(0))
@@ -101,6 +104,7 @@ def test_sensitivity_is_the_derivative_of_the_expected_error():
     np.testing.assert_allclose(by_hand, sum(float(jnp.sum(j**2)) for j in jacobians), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_zeros_scales_and_what_is_wrong():
     flat = cp_als(jnp.zeros((3, 4, 2)), rank=2, key=jax.random.key(0), stable=True)
     assert all(bool(jnp.isfinite(factor).all()) for factor in flat.factors)

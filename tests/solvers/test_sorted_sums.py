@@ -33,6 +33,7 @@ def test_any_interval_against_float64(count):
     assert (np.abs(np.stack(ours) - exact(x, weights, about, start, end)) <= 1e-6 * scale).all()
 
 
+@pytest.mark.slow
 def test_a_small_interval_far_out_is_exact():
     """About 300 units in the last place of a prefix sum of these values would be 5; the moments are right to 1e-6."""
     x = np.concatenate([1000 + RNG.normal(size=30_000), [3000.25, 3000.75]]).astype(np.float32)

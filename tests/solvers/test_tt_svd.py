@@ -35,6 +35,7 @@ def test_errors_are_those_of_tensorly(shape, ranks):
     np.testing.assert_allclose(sizes, sizes[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_error_is_that_of_tensorly_on_images(data_folder):
     with np.load(data_folder / "mnist.npz") as stored:
         w = jnp.asarray(stored["x_train"][:64], jnp.float32) / 255
@@ -42,6 +43,7 @@ def test_error_is_that_of_tensorly_on_images(data_folder):
     np.testing.assert_allclose(relative(tt_dense(cores), w), of_tensorly(w, (20, 12)), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_ranks_of_an_error_keep_within_it_and_are_no_larger_than_needed():
     decaying = normal(3, 6, 8, 5) * jnp.exp(-jnp.arange(8.0))[None, None, :, None]
     for error in (0.3, 0.03):
@@ -55,6 +57,7 @@ def test_ranks_of_an_error_keep_within_it_and_are_no_larger_than_needed():
     assert relative(tt_dense(tt_svd(exact, rank=2)), exact) < 1e-3
 
 
+@pytest.mark.slow
 def test_full_ranks_are_exact_and_many_are_each_alone():
     ws = normal(3, 4, 3, 5)
     cores = jax.jit(jax.vmap(lambda w: tt_svd(w, rank=99)))(ws)

@@ -47,6 +47,7 @@ def test_inertia_against_scikit_learn(x):
     np.testing.assert_array_equal(found.codes, again.labels_)
 
 
+@pytest.mark.slow
 def test_metric_is_k_means_of_the_vectors_it_makes():
     """With one metric L L^T everywhere the problem is plain k-means of v L: scikit-learn solves that one."""
     x, metric = LUMPS.reshape(3, 200, 4), np.repeat(METRICS[:1], 3, axis=0)

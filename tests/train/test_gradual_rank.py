@@ -63,6 +63,7 @@ def test_a_held_rank_follows_its_directions():
     assert int(state.step) == 150
 
 
+@pytest.mark.slow
 def test_training_on_the_way_down_beats_cutting_at_the_end():
     x = normal(256, 16) * jnp.asarray(2.0 ** -np.linspace(0, 3, 16), jnp.float32)[None]
     truth = {"a": normal(16, 24), "b": normal(24, 4)}

@@ -57,6 +57,7 @@ def test_proximal_gradient_finds_the_closed_form(every, compilations):
     np.testing.assert_allclose(jc.lift(fn)(thin, x), fn(params, x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_subgradient_lowers_singular_values_and_never_ranks():
     a = jnp.asarray(with_spectrum(3.0, 2.0, 0.3, 0.2), jnp.float32)
     loss = lambda w: jnp.sum((w - a) ** 2) / 2 + 0.5 * trace_norm({"w": w})  # noqa: E731

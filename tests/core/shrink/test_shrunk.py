@@ -322,6 +322,7 @@ def test_a_state_of_one_collection():
     assert jax.tree.map(jnp.shape, cut) == jax.tree.map(jnp.shape, optax.adam(1e-3).init(model.params["params"]))
 
 
+@pytest.mark.slow
 @pytest.mark.standard_promotion
 def test_factored_moments():
     """Rows and columns of a factored moment are cut along the axis that each has; where factors change, it is reset."""

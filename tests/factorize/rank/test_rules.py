@@ -81,6 +81,7 @@ def test_a_budget_is_the_best_of_all_combinations(fraction):
     assert found == [option[0] for option in best]
 
 
+@pytest.mark.slow
 def test_budgets_of_each_kind_hold_and_the_pooled_choice_beats_equal_ranks():
     def fn(params, x):
         return jnp.tanh(x @ params["a"]) @ params["b"]

@@ -32,6 +32,7 @@ def relative_error(params, thin, batches):
     return sum(float(jnp.sum((a - b) ** 2)) for a, b in pairs) / sum(float(jnp.sum(a**2)) for a, _ in pairs)
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_factorized_networks_and_one_program_finds_them(problem, compilations):
     params, batches = problem
     evaluate = output_error(fn, params, batches)
