@@ -1,5 +1,9 @@
 """Supernets: one set of parameters for many subnets, all of them runtime arrays of one compiled program."""
 
+from jaxcompress.search.supernet.batchnorm import Normalization as Normalization
+from jaxcompress.search.supernet.batchnorm import batch_statistics as batch_statistics
+from jaxcompress.search.supernet.batchnorm import find_normalizations as find_normalizations
+from jaxcompress.search.supernet.batchnorm import recalibrated as recalibrated
 from jaxcompress.search.supernet.sampling import Phase as Phase
 from jaxcompress.search.supernet.sampling import largest as largest
 from jaxcompress.search.supernet.sampling import progressive_shrinking as progressive_shrinking

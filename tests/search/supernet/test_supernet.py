@@ -59,7 +59,7 @@ def close(ours, theirs):
 
 @pytest.mark.parametrize("name", [n if n in QUICK_ONES else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
 def test_extracted_is_masked_and_smaller(name, compilations):
-    """On the extremes and one more: equal outputs from one program, and sizes and FLOPs (XLA's and ours) that fall as told."""
+    """Equal outputs from one program; sizes and FLOPs (XLA's and ours) fall as told. On the extremes and one more."""
     supernet, inputs, kwargs = network(name)
     space, params = supernet.space, supernet.params
 
@@ -115,7 +115,7 @@ def test_space_of_a_residual_network():
 
 
 def test_layers_of_a_scan_are_elastic():
-    supernet, inputs, _ = network("transformer")
+    supernet, _, _ = network("transformer")
     one = {"depth": {"ScanCheckpointBlock_0": 1}}
     small = supernet.extract(supernet.params, one)
     stacked = small.params["params"]["ScanCheckpointBlock_0"]
