@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from jaxcompress.search.space.structure import frozen
+from jaxcompress.search.space.variables import plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Conditional:
     equals: Any
 
     def __post_init__(self) -> None:
+        equals = sorted(self.equals, key=repr) if isinstance(self.equals, set | frozenset) else self.equals
+        object.__setattr__(self, "equals", plain(equals))
         object.__setattr__(self, "inside", frozen(self.inside))
         if not isinstance(self.on, str) or not self.on:
             raise TypeError(f"Conditional(on=) must be the path of a variable, got {self.on!r}")

@@ -181,7 +181,7 @@ def codes_of(variable: Discrete, equals: Any, scope: str) -> frozenset[int]:
     try:
         return frozenset([variable.code(equals)])
     except ValueError as error:
-        if not isinstance(equals, tuple | list | set | frozenset) or not equals:
+        if not isinstance(equals, tuple) or not equals:
             raise ValueError(f"Conditional {scope!r}: equals={error}") from None
     try:
         return frozenset(variable.code(value) for value in equals)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxcompress.core.table import html_table, text_table
 from jaxcompress.search.genes import Genes
-from jaxcompress.search.space import coding, counting
+from jaxcompress.search.space import coding, counting, serialization, table
 from jaxcompress.search.space.activity import Activity, activity_of
 from jaxcompress.search.space.constraints import Constraint
 from jaxcompress.search.space.layout import Layout, lay_out
@@ -217,6 +218,19 @@ class Space:
         """By how much one decoded genome breaks the constraints in all, relative to the limits; float32, 0 is none."""
         return sum((constraint.violation(genome) for constraint in self._constraints), jnp.zeros((), jnp.float32))
 
+    def to_dict(self) -> dict[str, Any]:
+        """The variables as JSON-able values, with a version. Constraints are functions: they are left out.
+
+        Raises:
+            ValueError: for a choice of values that JSON has no form for (functions, classes).
+        """
+        return serialization.to_dict(self._variables)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], constraints: Sequence[Constraint] = ()) -> Space:
+        """The space that `to_dict` wrote, with its constraints given again."""
+        return cls(serialization.from_dict(data), constraints)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Space):
             return NotImplemented
@@ -228,3 +242,16 @@ class Space:
     @functools.cached_property
     def _hash(self) -> int:
         return hash((self._variables, self._constraints))
+
+    def __repr__(self) -> str:
+        return f"Space({self._variables!r}, constraints={self._constraints!r})"
+
+    def __str__(self) -> str:
+        return text_table(table.COLUMNS, table.rows(self._variables), self._notes())
+
+    def _repr_html_(self) -> str:
+        return html_table(table.COLUMNS, table.rows(self._variables), self._notes())
+
+    def _notes(self) -> list[str]:
+        bounds = {constraint.name: constraint.bounds for constraint in self._constraints}
+        return table.notes(self.size, self.discrete, self.continuous, bounds)

@@ -241,7 +241,7 @@ def same(own: Any, value: Any) -> bool:
         return False
     if isinstance(own, float) and isinstance(value, int | float):
         return own == value or np.float32(own) == np.float32(value)
-    return (type(own) is type(value) and own == value) or (isinstance(own, int) and own == value)
+    return own == value
 
 
 def whole(name: str, value: Any) -> int:
