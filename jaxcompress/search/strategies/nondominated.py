@@ -48,8 +48,7 @@ def non_dominated_ranks(objectives: ArrayLike, violation: ArrayLike | None = Non
 
 
 def crowding_distance(objectives: ArrayLike, ranks: ArrayLike) -> jax.Array:
-    """How far the neighbours of each candidate on its own front are apart: the mean over objectives, each in units of
-    the front's extent.
+    """How far the neighbours of each candidate on its front are apart, of the front's extent; the mean over objectives.
 
     Infinite at either end of an objective and on fronts of one or two. An objective in which a whole front is equal
     says nothing (0). Among equals the order of the rows decides who is whose neighbour.
