@@ -1,8 +1,23 @@
 """Architecture search and compression policies: a candidate is a genome of arrays, and one program serves them all."""
 
+from jaxcompress.search.archive import Archive as Archive
+from jaxcompress.search.archive import Candidate as Candidate
+from jaxcompress.search.budget import Budget as Budget
+from jaxcompress.search.executors import Chunked as Chunked
 from jaxcompress.search.executors import Executor as Executor
+from jaxcompress.search.executors import Loop as Loop
+from jaxcompress.search.executors import Map as Map
+from jaxcompress.search.executors import Sharded as Sharded
+from jaxcompress.search.executors import Vmap as Vmap
 from jaxcompress.search.executors import population_evaluator as population_evaluator
 from jaxcompress.search.genes import Genes as Genes
+from jaxcompress.search.pareto import Pareto as Pareto
+from jaxcompress.search.progress import Progress as Progress
+from jaxcompress.search.python_evaluation import python as python
+from jaxcompress.search.result import Run as Run
+from jaxcompress.search.run import run as run
+from jaxcompress.search.scan import History as History
+from jaxcompress.search.scan import scan as scan
 from jaxcompress.search.space import Choice as Choice
 from jaxcompress.search.space import Conditional as Conditional
 from jaxcompress.search.space import Constraint as Constraint
@@ -11,6 +26,7 @@ from jaxcompress.search.space import IntRange as IntRange
 from jaxcompress.search.space import LogFloat as LogFloat
 from jaxcompress.search.space import Repeated as Repeated
 from jaxcompress.search.space import Space as Space
+from jaxcompress.search.split import split as split
 from jaxcompress.search.strategies import NSGA2 as NSGA2
 from jaxcompress.search.strategies import AgingEvolution as AgingEvolution
 from jaxcompress.search.strategies import GeneticAlgorithm as GeneticAlgorithm

@@ -129,14 +129,14 @@ def traced_once(one: One, items: Any, shared: Any) -> tuple[Any, Any]:
     Raises:
         TypeError: if the evaluation looks at values while it is traced; names the way out.
     """
-    first = jax.tree.map(lambda x: x[0], items)
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), items)
     try:
         return jax.make_jaxpr(one, return_shape=True)(first, shared)
     except _NOT_TRACEABLE as error:
         raise TypeError(
             "evaluate= is compiled once and run for every candidate, so it must be traceable: compute with jax.numpy "
-            "on the arrays of the genome, without float(), np.asarray or branches on values (jnp.where, jax.lax.cond). A "
-            "function that has to be Python is marked so: evaluate=jaxcompress.search.python(evaluate)"
+            "on the arrays of the genome, without float(), np.asarray or branches on values (jnp.where, jax.lax.cond). "
+            "A function that has to be Python is marked so: evaluate=jaxcompress.search.python(evaluate)"
         ) from error
 
 

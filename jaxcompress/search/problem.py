@@ -1,0 +1,156 @@
+"""What is searched for: a space, the evaluation of one candidate, what is minimised and what is limited."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcompress.search.genes import Genes
+from jaxcompress.search.strategy import Fitness
+
+if TYPE_CHECKING:
+    from jaxcompress.search.space import Space
+
+
+class Item(NamedTuple):
+    """A candidate as executors see it: arrays of JAX inside of programs, of NumPy outside; any leading axes.
+
+    Attributes:
+        genes: canonical.
+        fidelity: float32, the part of the full effort to spend.
+        number: int32, the running number of the candidate; its key is folded from it.
+    """
+
+    genes: Genes
+    fidelity: Any
+    number: Any
+
+
+class Shared(NamedTuple):
+    """What all candidates share.
+
+    Attributes:
+        key_data: of the evaluation key, raw.
+        data: the argument ``data=`` of the search, or None.
+    """
+
+    key_data: jax.Array
+    data: Any
+
+
+class Judged(NamedTuple):
+    """What an evaluation says; arrays of JAX or NumPy.
+
+    Attributes:
+        metrics: scalars by name.
+        violation: float32: by how much constraints and limits are broken in all.
+    """
+
+    metrics: dict[str, Any]
+    violation: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """The static part of a search; see `jaxcompress.search.run` for the meaning of the fields."""
+
+    space: Space
+    evaluate: Callable[..., Any]
+    objectives: tuple[str, ...]
+    limits: tuple[tuple[str, float], ...]
+    key_impl: str
+    has_data: bool
+    multi_fidelity: bool
+
+    def one(self, item: Item, shared: Shared) -> Judged:
+        """Evaluates one candidate; pure. Its key depends on its number alone."""
+        genome = self.space.decode(item.genes)
+        key = jax.random.fold_in(jax.random.wrap_key_data(shared.key_data, impl=self.key_impl), item.number)
+        metrics = self.metrics(self.called(genome, key, shared.data, item.fidelity))
+        return Judged(metrics, self.space.violation(genome) + self.beyond_limits(metrics))
+
+    def called(self, genome: Any, key: jax.Array, data: Any, fidelity: Any) -> Any:
+        """What ``evaluate`` returns."""
+        given = (genome, key, data) if self.has_data else (genome, key)
+        return self.evaluate(*given, fidelity=fidelity) if self.multi_fidelity else self.evaluate(*given)
+
+    def metrics(self, returned: Any) -> dict[str, jax.Array]:
+        """Scalars by name; a single number is called ``error``.
+
+        Raises:
+            ValueError: if one is no scalar, or an objective or a limited metric is missing.
+        """
+        named = dict(returned) if isinstance(returned, Mapping) else {"error": returned}
+        for name, value in named.items():
+            if jnp.shape(value):
+                raise ValueError(f"evaluate= must return scalars, {name!r} has shape {jnp.shape(value)}: take the mean")
+        for argument, names in (("objectives", self.objectives), ("limits", [name for name, _ in self.limits])):
+            if missing := [name for name in names if name not in named]:
+                raise ValueError(f"{argument}={missing[0]!r} is none of what evaluate= returns: {sorted(named)}")
+        return {name: jnp.asarray(named[name]) for name in sorted(named)}
+
+    def beyond_limits(self, metrics: Mapping[str, jax.Array]) -> jax.Array:
+        """By how much the metrics exceed their limits, relative to these."""
+        over = [jnp.maximum(_float(metrics[name]) - at, 0.0) / (abs(at) or 1.0) for name, at in self.limits]
+        return sum(over, jnp.zeros((), jnp.float32))
+
+    def fitness(self, judged: Judged) -> Fitness:
+        """What a strategy is told of ``[n]`` candidates: infinite in everything where the evaluation failed."""
+        failed = self.failed(judged.metrics)
+        objectives = jnp.stack([_float(judged.metrics[name]) for name in self.objectives], axis=-1)
+        return Fitness(
+            jnp.where(failed[:, None], jnp.inf, objectives), jnp.where(failed, jnp.inf, _float(judged.violation))
+        )
+
+    def failed(self, metrics: Mapping[str, Any]) -> jax.Array:
+        """Whether an objective or a limited metric is NaN or infinite."""
+        watched = [*self.objectives, *(name for name, _ in self.limits)]
+        return ~jnp.all(jnp.stack([jnp.isfinite(_float(metrics[name])) for name in watched]), axis=0)
+
+
+def problem_of(
+    space: Space,
+    evaluate: Callable[..., Any],
+    *,
+    key: jax.Array,
+    objectives: str | Sequence[str],
+    limits: Mapping[str, float] | None,
+    data: Any,
+    multi_fidelity: bool,
+) -> Problem:
+    """Checks the arguments of a search and brings them into one form.
+
+    Raises:
+        TypeError: if ``evaluate`` is no function or ``key`` no typed key.
+        ValueError: on objectives or limits that cannot be.
+    """
+    if not callable(evaluate):
+        raise TypeError(f"evaluate= must be a function of (genome, key), got {evaluate!r}")
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.shape):
+        raise TypeError(f"key= must be one typed key, jax.random.key(seed), got {key!r}")
+    names = (objectives,) if isinstance(objectives, str) else tuple(objectives)
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"objectives= must be names of metrics, each once, got {objectives!r}")
+    bounds = tuple(sorted((name, float(at)) for name, at in (limits or {}).items()))
+    if endless := [name for name, at in bounds if not jnp.isfinite(at)]:
+        raise ValueError(f"limits={endless[0]!r} must be finite; leave it out where there is none")
+    impl = str(jax.random.key_impl(key))
+    return Problem(space, evaluate, names, bounds, impl, data is not None, multi_fidelity)
+
+
+def seeds_of(space: Space, seeds: Any) -> Genes | None:
+    """The first candidates, canonical ``[n]``: from one config, a list of configs, or `Genes`."""
+    if seeds is None:
+        return None
+    if isinstance(seeds, Genes):
+        genes = seeds if seeds.codes.ndim == 2 else Genes(*(row[None] for row in seeds))
+        return space.canonical(Genes(jnp.asarray(genes.codes), jnp.asarray(genes.values)))
+    return space.encode([seeds] if isinstance(seeds, Mapping) else list(seeds))
+
+
+def _float(value: Any) -> jax.Array:
+    return jnp.asarray(value).astype(jnp.float32)

@@ -1,0 +1,36 @@
+"""The three steps of a strategy as compiled functions: one program each, for all generations."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+
+from jaxcompress.search.genes import Genes
+from jaxcompress.search.problem import Judged, Problem
+from jaxcompress.search.strategy import Candidates, Strategy
+
+
+@partial(jax.jit, static_argnames=("strategy", "problem"))
+def begin(key: jax.Array, seeds: Genes | None, *, strategy: Strategy, problem: Problem) -> Any:
+    """The state before the first question."""
+    return strategy.init(problem.space, key, objectives=len(problem.objectives), seeds=seeds)
+
+
+@partial(jax.jit, static_argnames=("strategy", "problem"))
+def ask(state: Any, *, strategy: Strategy, problem: Problem) -> tuple[Candidates, Any]:
+    """The next candidates."""
+    return strategy.ask(problem.space, state)
+
+
+@partial(jax.jit, static_argnames=("strategy", "problem"))
+def tell(state: Any, candidates: Candidates, judged: Judged, *, strategy: Strategy, problem: Problem) -> Any:
+    """The state that knows what became of them."""
+    return strategy.tell(problem.space, state, candidates, problem.fitness(judged))
+
+
+def keys_of(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The key of the strategy and that of the evaluations."""
+    of_strategy, of_evaluations = jax.random.split(key)
+    return of_strategy, of_evaluations
