@@ -10,3 +10,8 @@ from jaxcompress.search.supernet.sampling import progressive_shrinking as progre
 from jaxcompress.search.supernet.sampling import sample_above as sample_above
 from jaxcompress.search.supernet.sampling import smallest as smallest
 from jaxcompress.search.supernet.supernet import Supernet as Supernet
+from jaxcompress.search.supernet.training import Training as Training
+from jaxcompress.search.supernet.training import TrainingState as TrainingState
+from jaxcompress.search.supernet.training import once_for_all as once_for_all
+from jaxcompress.search.supernet.training import sandwich as sandwich
+from jaxcompress.search.supernet.training import soft_cross_entropy as soft_cross_entropy
