@@ -1,5 +1,6 @@
 """Architecture search and compression policies: a candidate is a genome of arrays, and one program serves them all."""
 
+from jaxcompress.search import population as population
 from jaxcompress.search.archive import Archive as Archive
 from jaxcompress.search.archive import Candidate as Candidate
 from jaxcompress.search.budget import Budget as Budget
@@ -30,11 +31,14 @@ from jaxcompress.search.split import split as split
 from jaxcompress.search.strategies import NSGA2 as NSGA2
 from jaxcompress.search.strategies import AgingEvolution as AgingEvolution
 from jaxcompress.search.strategies import GeneticAlgorithm as GeneticAlgorithm
+from jaxcompress.search.strategies import Hyperband as Hyperband
 from jaxcompress.search.strategies import LocalSearch as LocalSearch
 from jaxcompress.search.strategies import Random as Random
 from jaxcompress.search.strategies import SimulatedAnnealing as SimulatedAnnealing
+from jaxcompress.search.strategies import SuccessiveHalving as SuccessiveHalving
 from jaxcompress.search.strategies import crowding_distance as crowding_distance
 from jaxcompress.search.strategies import default_strategy as default_strategy
+from jaxcompress.search.strategies import fidelity_correlation as fidelity_correlation
 from jaxcompress.search.strategies import non_dominated_ranks as non_dominated_ranks
 from jaxcompress.search.strategy import Candidates as Candidates
 from jaxcompress.search.strategy import Fitness as Fitness

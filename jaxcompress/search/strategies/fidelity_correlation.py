@@ -63,7 +63,7 @@ class FidelityCorrelation:
         return html_table(_COLUMNS, [_row(pair) for pair in self.pairs], [_NOTE])
 
 
-_NOTE = "only candidates that reached both fidelities: the best of the lower one, among whom ranks agree less than among all"
+_NOTE = "only candidates that reached both fidelities: the best of the lower one, who are alike: ranks agree less"
 
 
 def fidelity_correlation(losses: Any, fidelities: Sequence[float]) -> FidelityCorrelation:
@@ -97,8 +97,8 @@ def fidelity_correlation(losses: Any, fidelities: Sequence[float]) -> FidelityCo
     for low, high in itertools.combinations(range(len(fidelities)), 2):
         both = table[np.isfinite(table[:, [low, high]]).all(1)][:, [low, high]]
         ranked = len(both) > 1 and (np.ptp(both, axis=0) > 0).all()
-        spearman = float(scipy.stats.spearmanr(*both.T).statistic) if ranked else math.nan
-        kendall = float(scipy.stats.kendalltau(*both.T).statistic) if ranked else math.nan
+        spearman = float(np.asarray(scipy.stats.spearmanr(*both.T))[0]) if ranked else math.nan
+        kendall = float(np.asarray(scipy.stats.kendalltau(*both.T))[0]) if ranked else math.nan
         pairs.append(Agreement(float(fidelities[low]), float(fidelities[high]), len(both), spearman, kendall))
     return FidelityCorrelation(tuple(pairs))
 

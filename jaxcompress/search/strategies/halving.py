@@ -153,11 +153,13 @@ class Halving(abc.ABC):
         given = 0 if seeds is None else len(seeds.codes)
         if given > len(first):
             raise ValueError(
-                f"{type(self).__name__} begins with {len(first)} candidates in a round, so there can be no {given} seeds"
+                f"{type(self).__name__} begins with {len(first)} candidates in a round and cannot take {given} seeds: "
+                "give fewer, or make the round larger"
             )
         draw, again = jax.random.split(key)
         genes, memory = space.sample(draw, len(first)), state.memory
         if seeds is not None:
+            seeds = space.canonical(seeds)
             memory = remember(memory, fingerprints(seeds))
             genes = jax.tree.map(lambda rows: rows[given:], genes)
         genes = fresh(space, again, memory, genes, lambda key, old: space.sample(key, len(old.codes)), self.attempts)

@@ -15,10 +15,10 @@ from jaxcompress.search.strategies.rungs import Bracket
 class Hyperband(Halving):
     """All brackets ``s = s_max .. 0`` of the paper, ``s_max = floor(log_eta R)``, in every round.
 
-    Bracket ``s`` begins with ``n = ceil((s_max + 1) / (s + 1) * eta^s)`` candidates of effort ``r = R / eta^s``; its rung
-    ``i`` holds ``floor(n / eta^i)`` of them with effort ``r * eta^i``. So it need not be known how far little effort can
-    be trusted: the last bracket trusts none and gives everybody everything. The brackets do not look at each other, so
-    they are asked for side by side.
+    Bracket ``s`` begins with ``n = ceil((s_max + 1) / (s + 1) * eta^s)`` candidates of effort ``r = R / eta^s``; its
+    rung ``i`` holds ``floor(n / eta^i)`` of them with effort ``r * eta^i``. So it need not be known how far little
+    effort can be trusted: the last bracket trusts none and gives everybody everything. The brackets do not look at each
+    other, so they are asked for side by side.
 
     Args:
         resource: ``R``: the full effort, in units of the least effort that a candidate can be given.

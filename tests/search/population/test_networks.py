@@ -24,7 +24,7 @@ def test_padding_less_changes_nothing(network, i):
 
     (full, cut), outputs, counts = begun(layers, jax.random.key(1), x)
     small = network.extract(full, layers)
-    jax.tree.map(np.testing.assert_array_equal, small, less.extract(cut, layers))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), small, less.extract(cut, layers))
     assert counts[0] == counts[1] == sum(x.size for x in jax.tree.leaves(small))
     expected = network.dense(small, x)
     for output in outputs:
