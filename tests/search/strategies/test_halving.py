@@ -17,7 +17,7 @@ BANDS = Hyperband(resource=9, batch=4, record=2)
 
 
 def noisy(genes, fidelity):
-    """A loss ``x`` behind a disturbance that fades with effort: a function of the candidate, which can be recomputed."""
+    """A loss ``x`` behind a disturbance that fades with effort: a function of the candidate, so it can be redone."""
     x = genes.values[:, 0]
     return x + (1.0 - fidelity) * 0.3 * jnp.sin(1e3 * x)
 
