@@ -30,10 +30,11 @@ from jaxcompress.search.space import Space as Space
 from jaxcompress.search.split import split as split
 from jaxcompress.search.strategies import NSGA2 as NSGA2
 from jaxcompress.search.strategies import AgingEvolution as AgingEvolution
+from jaxcompress.search.strategies import Evosax as Evosax
 from jaxcompress.search.strategies import GeneticAlgorithm as GeneticAlgorithm
 from jaxcompress.search.strategies import Hyperband as Hyperband
 from jaxcompress.search.strategies import LocalSearch as LocalSearch
-from jaxcompress.search.strategies import Random as Random
+from jaxcompress.search.strategies import RandomSearch as RandomSearch
 from jaxcompress.search.strategies import SimulatedAnnealing as SimulatedAnnealing
 from jaxcompress.search.strategies import SuccessiveHalving as SuccessiveHalving
 from jaxcompress.search.strategies import crowding_distance as crowding_distance

@@ -15,6 +15,7 @@ from jaxcompress.search.strategies.checks import whole
 from jaxcompress.search.strategies.fresh import fresh
 from jaxcompress.search.strategies.judgement import Judged, judged
 from jaxcompress.search.strategies.memory import Memory, empty_memory, fingerprints, remember
+from jaxcompress.search.strategies.seeding import checked_seeds
 from jaxcompress.search.strategy import Candidates, Fitness
 
 if TYPE_CHECKING:
@@ -76,13 +77,13 @@ class Proposing(abc.ABC):
             seeds: canonical candidates ``[n]`` that are asked for first, as they are. None: samples alone.
         """
         whole(self, objectives=objectives)
+        seeds = None if seeds is None else checked_seeds(space, seeds)
         given = 0 if seeds is None else len(seeds.codes)
         size = -(-max(self._beginning(), given, 1) // self.batch) * self.batch
         key, samples, again = jax.random.split(key, 3)
         memory = empty_memory(self._capacity(space))
         start = space.sample(samples, max(size - given, 0))
         if seeds is not None:
-            seeds = _checked_seeds(space, seeds)
             memory = remember(memory, fingerprints(seeds))
         if size > given:
             start = fresh(
@@ -150,15 +151,3 @@ class Proposing(abc.ABC):
     @abc.abstractmethod
     def _learn(self, space: Space, state: ProposingState, genes: Genes, fitness: Judged, key: jax.Array) -> Any:
         """Knowledge after ``batch`` candidates were told."""
-
-
-def _checked_seeds(space: Space, seeds: Genes) -> Genes:
-    codes, values = jnp.asarray(seeds.codes, jnp.int32), jnp.asarray(seeds.values, jnp.float32)
-    discrete = len(space.cardinalities)
-    continuous = space.dimensions - discrete
-    if codes.shape[1:] != (discrete,) or values.shape[1:] != (continuous,) or len(codes) != len(values):
-        raise ValueError(
-            f"seeds must be genes of this space, codes [n, {discrete}] and values [n, {continuous}], got "
-            f"{codes.shape} and {values.shape}: use space.encode(config)"
-        )
-    return space.canonical(Genes(codes, values))

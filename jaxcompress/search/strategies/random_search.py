@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Random(Proposing):
+class RandomSearch(Proposing):
     """Samples of the space, none of them twice.
 
     Args:
@@ -27,7 +27,7 @@ class Random(Proposing):
     Example:
         >>> import jax
         >>> from jaxcompress.search.space import Choice, Space
-        >>> space, strategy = Space({"width": Choice((8, 16, 32, 64))}), Random(batch=4)
+        >>> space, strategy = Space({"width": Choice((8, 16, 32, 64))}), RandomSearch(batch=4)
         >>> candidates, _ = strategy.ask(space, strategy.init(space, jax.random.key(0)))
         >>> sorted(candidates.genes.codes[:, 0].tolist())
         [0, 1, 2, 3]
