@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import statistics
 import time
@@ -11,17 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from jaxcompress.core.interpreter import Interpreter, Use
-from jaxcompress.core.lift import evaluate, split_static
 from jaxcompress.core.parts import Part, find_parts
 from jaxcompress.core.paths import Where
 from jaxcompress.core.sites import sites
-from jaxcompress.core.tag import tagged
 from jaxcompress.factorize.lowrank import LowRank
 from jaxcompress.factorize.matrix import Matrix, matrix_of
 from jaxcompress.factorize.rank.planned import Ranks
+from jaxcompress.factorize.rank.products import Product, products_of
 from jaxcompress.factorize.rank.spectra import candidate_of
 
 _ROUNDS = 7
@@ -93,7 +89,7 @@ def latency_ranks(
     chosen = where if where is not None else lambda path, leaf: path in contracted
     parts = find_parts(params, where=chosen, sites=found, method="latency_ranks")
     matrices = [matrix_of(part, "latency_ranks") for part in parts]
-    products = _products(fn, params, inputs, kwargs)
+    products = products_of(fn, params, inputs, kwargs)
     known: dict[Any, tuple[int, float] | None] = {}
     ranks, speedups = {}, {}
     candidates = [candidate_of(part, matrix, found) for part, matrix in zip(parts, matrices, strict=True)]
@@ -117,65 +113,6 @@ def latency_ranks(
     return made
 
 
-@dataclasses.dataclass(frozen=True)
-class _Product:
-    """One product of a weight: the shape of the data, of the weight as it arrives, and how they meet."""
-
-    x: tuple[int, ...]
-    dtype: Any
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]  # of the parameter, for each axis of the weight as it arrives
-    contract: Any
-    batch: Any
-    conv: tuple[tuple[str, Any], ...] | None
-
-    def dense(self, x: jax.Array, w: jax.Array) -> jax.Array:
-        if self.conv is None:
-            return lax.dot_general(x, w, (self.contract, self.batch))
-        return lax.conv_general_dilated_p.bind(x, w, **dict(self.conv))
-
-    def thin(self, x: jax.Array, leaf: LowRank) -> jax.Array | None:
-        if self.conv is None:
-            return leaf.matmul(x, contract=self.contract, batch=self.batch)
-        return leaf.conv(x, **dict(self.conv))
-
-
-class _Listener:
-    """Notes the products of every weight; gathers no statistics."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, dict[int, _Product]] = {}
-
-    def combine(self, a: Any, b: Any) -> Any:
-        return a
-
-    def empty(self, like: Any) -> Any:
-        return like
-
-    def across(self, found: Any, axes: tuple[str, ...]) -> Any:
-        return found
-
-    def lookup(self, run: Interpreter, use: Use, indices: jax.Array) -> None:
-        return None
-
-    def contraction(self, run: Interpreter, use: Use, x: jax.Array, out: jax.Array, axes: dict[str, Any]) -> None:
-        self._note(use, x, axes["contract"], axes["batch"], None)
-
-    def convolution(self, run: Interpreter, use: Use, x: jax.Array, out: jax.Array, params: dict[str, Any]) -> None:
-        self._note(use, x, None, None, tuple(params.items()))
-
-    def _note(self, use: Use, x: jax.Array, contract: Any, batch: Any, conv: Any) -> None:
-        product = _Product(x.shape, x.dtype, use.shape, tuple(use.origin.axes), contract, batch, conv)
-        self.found.setdefault(use.origin.path or "", {})[use.ordinal] = product
-
-
-def _products(fn: Callable[..., Any], params: Any, inputs: Any, kwargs: Any) -> dict[str, list[_Product]]:
-    listener = _Listener()
-    static, arrays = split_static(fn, (tagged(params), *inputs), kwargs)
-    jax.eval_shape(lambda values: evaluate(Interpreter(listener), fn, static, values), arrays)
-    return {path: list(products.values()) for path, products in listener.found.items()}
-
-
 def _largest(
     levels: range, times: Callable[[int], tuple[float, float] | None], speedup: float
 ) -> tuple[int, float] | None:
@@ -195,7 +132,7 @@ def _largest(
 
 
 def _times(
-    part: Part, matrix: Matrix, products: tuple[_Product, ...], measure: Measure, rank: int
+    part: Part, matrix: Matrix, products: tuple[Product, ...], measure: Measure, rank: int
 ) -> tuple[float, float] | None:
     """The time of all products of a weight, dense and at a rank; None if the leaf does not serve one of them."""
     totals = [0.0, 0.0]
@@ -210,7 +147,7 @@ def _times(
     return totals[0], totals[1]
 
 
-def _leaf(part: Part, matrix: Matrix, product: _Product, rank: int) -> LowRank:
+def _leaf(part: Part, matrix: Matrix, product: Product, rank: int) -> LowRank:
     """A leaf of zeros of the shape of the weight as it arrives (a layer of a stack)."""
     stacked = len(matrix.stack)
     size = dict(zip(product.axes, product.shape, strict=True))

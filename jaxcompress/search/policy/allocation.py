@@ -71,19 +71,21 @@ def allocate(
     if unknown or not budget:
         raise ValueError(f"allocate: budget={dict(budget)} must name costs of the table: {list(costs.names)}")
     program = _Program.build(scores, costs, budget)
-    limits = {name: float(limit) for name, limit in budget.items()}
-    for _ in range(_TRIES):
-        solution = program.solve(limits, seconds)
-        if solution is None:
-            break
-        row, bound, exact = solution
-        spent = {name: float(value[0]) for name, value in costs.of(row[None]).items()}
-        over = {name: spent[name] - budget[name] for name in budget if spent[name] > budget[name]}
-        if not over:
-            score = float(scores.of(row[None])[0])
-            return Allocation(row, score, min(bound, score), spent, exact)
-        limits = {name: limits[name] - 2 * over.get(name, 0.0) for name in limits}
-    raise ValueError(_cannot(program, costs, budget, seconds))
+    found = _within(program, scores, costs, budget, seconds)
+    if found is None:
+        raise ValueError(_cannot(program, costs, budget, seconds))
+    return found
+
+
+def allocations(
+    scores: PolicyScores, budgets: Sequence[Mapping[str, float]], *, costs: Costs, seconds: float = 10.0
+) -> list[Allocation]:
+    """The allocations of several budgets of the same names; those that cannot be met are left out."""
+    if not budgets:
+        return []
+    program = _Program.build(scores, costs, budgets[0])
+    found = [_within(program, scores, costs, budget, seconds) for budget in budgets]
+    return [one for one in found if one is not None]
 
 
 def least_costs(scores: PolicyScores, names: Sequence[str], *, costs: Costs | None = None) -> dict[str, float]:
@@ -91,6 +93,25 @@ def least_costs(scores: PolicyScores, names: Sequence[str], *, costs: Costs | No
     costs = scores.table.costs if costs is None else costs
     program = _Program.build(scores, costs, dict.fromkeys(names, 1.0))
     return {name: program.least(name) for name in names}
+
+
+def _within(
+    program: _Program, scores: PolicyScores, costs: Costs, budget: Mapping[str, float], seconds: float
+) -> Allocation | None:
+    """The best policy whose exact costs are within the budget; where the solver's rounding slips, less is asked."""
+    limits = {name: float(limit) for name, limit in budget.items()}
+    for _ in range(_TRIES):
+        solution = program.solve(limits, seconds)
+        if solution is None:
+            return None
+        row, bound, exact = solution
+        spent = {name: float(value[0]) for name, value in costs.of(row[None]).items()}
+        over = {name: spent[name] - budget[name] for name in budget if spent[name] > budget[name]}
+        if not over:
+            score = float(scores.of(row[None])[0])
+            return Allocation(row, score, min(bound, score), spent, exact)
+        limits = {name: limits[name] - 2 * over.get(name, 0.0) for name in limits}
+    return None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

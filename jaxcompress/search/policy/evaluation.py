@@ -15,7 +15,8 @@ from jaxcompress.core.leaf import dense, is_compressed
 from jaxcompress.core.lift import lift
 from jaxcompress.core.paths import flatten_with_paths, replace_at
 from jaxcompress.search.executors.executor import Executor
-from jaxcompress.search.executors.population import executor_of
+from jaxcompress.search.executors.measured import choose
+from jaxcompress.search.executors.population import Program, executor_of
 from jaxcompress.search.policy.decisions import GroupDecision
 from jaxcompress.search.policy.table import VariantTable
 
@@ -26,6 +27,8 @@ _NOT_TRACEABLE = (
     jax.errors.TracerIntegerConversionError,
     jax.errors.UnexpectedTracerError,
 )
+
+_GENERATIONS = 20  # calls of the program that a search will take, when executors are compared
 
 Evaluate = Callable[..., Any]
 """``evaluate(apply, params) -> metrics``, or ``evaluate(apply, params, data)`` where data is given."""
@@ -40,11 +43,12 @@ class Evaluation:
             ``apply`` is ``lift(fn)``. With ``data`` it is ``evaluate(apply, params, data)``.
         data: a pytree of arrays, an argument of the program.
         executor: how many policies are evaluated: ``"map"``, ``"loop"``, ``"chunked"``, ``"vmap"``, ``"sharded"`` or an
-            `jaxcompress.search.executors.Executor`.
+            `jaxcompress.search.executors.Executor`; ``"auto"`` measures on the first policies.
         capacity: policies in one call of the program.
 
     Attributes:
         evaluations: policies evaluated so far, each counted once.
+        executor: name of the one that is used; None before the first call.
 
     Example:
         >>> from jaxcompress.search.policy import Setting, variant_table
@@ -67,17 +71,17 @@ class Evaluation:
             raise ValueError(f"capacity must be a positive int, got {capacity!r}")
         require_arguments(evaluate, data)
         self.table, self.capacity, self.evaluations = table, capacity, 0
+        self.executor: str | None = None
         self._known: dict[bytes, dict[str, float]] = {}
-        chosen = executor_of(executor)
+        self._asked = executor if executor == "auto" else executor_of(executor)
+        self._shared, self._program = shared_arrays(table, data), None
 
         def policy_metrics(row: jax.Array, shared: Any) -> dict[str, jax.Array]:
             tree = picked(table, row, shared["params"], shared["variants"], shared["kept"])
             given = () if shared["data"] is None else (shared["data"],)
             return scalars(evaluate(lift(table.fn), tree, *given))
 
-        function = chosen.population(policy_metrics)
-        self._function = jax.jit(function) if chosen.traced else function
-        self._place, self._shared = chosen.place, chosen.place(shared_arrays(table, data))
+        self._one = policy_metrics
 
     def __call__(self, rows: Any) -> dict[str, np.ndarray]:
         """The metrics of policies ``[n, decisions]``, float64 ``[n]`` by name; NaN where the evaluation gives NaN.
@@ -87,23 +91,35 @@ class Evaluation:
             TypeError: if it cannot be traced.
         """
         rows = checked_rows(rows, self.table)
-        new = np.array(list(dict.fromkeys(tuple(r) for r in rows.tolist() if _key(r) not in self._known)), np.int32)
+        new = list(dict.fromkeys(tuple(row) for row in rows.tolist() if _key(row) not in self._known))
         for start in range(0, len(new), self.capacity):
-            some = new[start : start + self.capacity]
-            full = np.concatenate([some, np.zeros((self.capacity - len(some), rows.shape[1]), np.int32)])
-            try:
-                found = self._function(self._place(full), self._place(np.int32(len(some))), self._shared)
-            except _NOT_TRACEABLE as error:
-                raise TypeError(
-                    "policy: evaluate= is compiled once and run for every policy, so it must be traceable: compute "
-                    "with jax.numpy and return scalars as they are, without float(), np.asarray or branches on values"
-                ) from error
-            found = {name: np.asarray(values, np.float64) for name, values in found.items()}
+            some = np.array(new[start : start + self.capacity], np.int32)
+            found = self._run(some)
             for i, row in enumerate(some):
                 self._known[_key(row)] = {name: float(values[i]) for name, values in found.items()}
             self.evaluations += len(some)
         results = [self._known[_key(row)] for row in rows]
         return {name: np.array([one[name] for one in results]) for name in results[0]} if results else {}
+
+    def _run(self, some: np.ndarray) -> dict[str, np.ndarray]:
+        """One call of the program; the first one compiles it, and with ``"auto"`` measures which one it is to be."""
+        full = np.concatenate([some, np.zeros((self.capacity - len(some), some.shape[1]), np.int32)])
+        found = None
+        if self._program is None:
+            try:
+                if isinstance(self._asked, str):
+                    self._program, found, _ = choose(
+                        self._one, full, len(some), self._shared, left=lambda seconds: _GENERATIONS * seconds
+                    )
+                else:
+                    self._program = Program(self._one, self._asked, full, self._shared)
+            except _NOT_TRACEABLE as error:
+                raise TypeError(
+                    "policy: evaluate= is compiled once and run for every policy, so it must be traceable: compute "
+                    "with jax.numpy and return scalars as they are, without float(), np.asarray or branches on values"
+                ) from error
+            self.executor = self._program.name
+        return self._program(full, len(some)) if found is None else found
 
     @property
     def known(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:

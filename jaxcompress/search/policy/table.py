@@ -13,14 +13,22 @@ import numpy as np
 from jaxcompress.core.groups import groups as find_groups
 from jaxcompress.core.moments import Statistics
 from jaxcompress.core.parts import find_parts, require_finite
-from jaxcompress.core.paths import flatten_with_paths
+from jaxcompress.core.paths import flatten_with_paths, replace_at
 from jaxcompress.core.sites import sites as find_sites
 from jaxcompress.core.table import html_table, text_table
 from jaxcompress.search.policy.applied import compressed
 from jaxcompress.search.policy.costs import CostItem, Costs
 from jaxcompress.search.policy.decisions import Choices, Decision, GroupDecision, LeafDecision, find_decisions
 from jaxcompress.search.policy.setting import Channels, Setting, setting_of
-from jaxcompress.search.policy.sizes import Coder, coded_bytes, cut_bits, site_macs, stored_bits, variant_flops
+from jaxcompress.search.policy.sizes import (
+    Coder,
+    coded_bytes,
+    cut_bits,
+    file_bytes,
+    site_macs,
+    stored_bits,
+    variant_flops,
+)
 
 if TYPE_CHECKING:
     from jaxcompress.core.groups import Groups
@@ -85,6 +93,11 @@ class VariantTable:
         """What a policy makes of the weights, by path; those that stay as they are are left out."""
         chosen = {d.path: d.settings[int(v)] for d, v in zip(self.leaves, row, strict=False)}
         return {path: one for path, one in chosen.items() if not one.nothing}
+
+    def tree(self, row: Sequence[int] | np.ndarray) -> Any:
+        """The parameters with the variants that a policy picks; channels stay whole."""
+        picks = zip(self.leaves, self.variants, row, strict=False)
+        return replace_at(self.params, {decision.path: own[int(v)] for decision, own, v in picks})
 
     def kept_units(self, row: Sequence[int] | np.ndarray) -> dict[int, np.ndarray]:
         """The units that a policy keeps, by index of the group; whole groups are left out."""
@@ -167,9 +180,24 @@ def variant_table(
         require_finite(find_parts(params, where=[d.path for d in leaves], sites=sites, method="policy"), "policy")
     variants = _variants(params, leaves, sites, stats)
     costs = _costs(params, leaves, units, variants, sites, groups, coder)
+    costs = costs.with_fixed("bytes", costs.fixed["bytes"] + _around(params, leaves, variants, costs, coder))
     return VariantTable(
         fn, params, leaves, units, variants, costs, sites, groups, coder, _storage(storage, params, leaves)
     )
+
+
+def _around(
+    params: Any, leaves: Sequence[LeafDecision], variants: Sequence[tuple[Any, ...]], costs: Costs, coder: Coder
+) -> int:
+    """What a file has besides the streams of single leaves: the manifest, less what streams save by being joined.
+
+    Taken from one file that is really written, of the first settings that may be chosen.
+    """
+    first = {decision.path: own[decision.allowed[0]] for decision, own in zip(leaves, variants, strict=True)}
+    columns = max((column for item in costs.items for column in item.columns), default=-1) + 1
+    row = np.zeros((1, max(columns, len(leaves))), np.int32)
+    row[0, : len(leaves)] = [decision.allowed[0] for decision in leaves]
+    return file_bytes(replace_at(params, first), coder) - int(costs.of(row)["bytes"][0])
 
 
 def _wants_channels(choices: Choices) -> bool:

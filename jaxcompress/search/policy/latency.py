@@ -1,0 +1,108 @@
+"""Milliseconds of every variant: the products of each leaf timed at the shapes that they meet, once, and summed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxcompress.core.leaf import is_compressed
+from jaxcompress.core.lift import lift
+from jaxcompress.core.timing import filled, interleaved_ms, median_ms
+from jaxcompress.factorize.rank.products import Product, products_of
+from jaxcompress.search.policy.costs import Costs
+from jaxcompress.search.policy.table import VariantTable
+
+Program = tuple[Any, ...]
+_SAMPLES = 5
+_TOGETHER = 16  # programs that are timed in turn
+
+
+def with_latency(table: VariantTable, inputs: Sequence[Any] | None) -> Costs:
+    """The costs of a table and ``latency_ms``: predicted milliseconds of one call.
+
+    Every product of every decided weight is compiled and timed alone, with the leaf that the real methods made, at the
+    shapes of ``inputs``; equal programs once. What the call of the network as it is takes beyond its products is fixed.
+    Products of cut weights are not timed but taken in proportion to their operations. So this is a prediction: what
+    XLA fuses, and what a policy really takes, the result tells (`PolicyResult.real`).
+
+    Args:
+        table: the variants.
+        inputs: example arguments after the parameters.
+
+    Raises:
+        ValueError: if there are no inputs.
+    """
+    if inputs is None:
+        raise ValueError("policy: a budget of latency_ms needs inputs= (example arguments of fn after the parameters)")
+    products = products_of(table.fn, table.params, tuple(inputs), {})
+    wanted = {
+        (column, variant): [(product, _missing(product, leaf), leaf) for product in products.get(decision.path, ())]
+        for column, decision in enumerate(table.leaves)
+        for variant, leaf in enumerate(table.variants[column])
+    }
+    known = _timed({_name(*call): call for calls in wanted.values() for call in calls})
+    alone = {
+        place: sum(times * known[_name(p, times, leaf)] for p, times, leaf in calls) for place, calls in wanted.items()
+    }
+    tables = {}
+    for item in table.costs.items:
+        flops = item.tables["flops"].astype(np.float64)
+        column = next((c for c in item.columns if c < len(table.leaves)), None)
+        if column is not None:
+            ms = np.array([alone[column, variant] for variant in range(len(flops))])
+            whole = flops.reshape(len(flops), -1)[:, 0]
+            share = flops / np.maximum(whole, 1.0).reshape(-1, *[1] * (flops.ndim - 1))
+            tables[item.path] = ms.reshape(-1, *[1] * (flops.ndim - 1)) * share
+    run = jax.jit(lift(table.fn))
+    given = jax.tree.map(filled, tuple(inputs))
+    total = median_ms(lambda arguments: run(table.params, *arguments), given)
+    dense = sum(alone[column, 0] for column in range(len(table.leaves)))
+    return table.costs.with_table("latency_ms", tables, max(0.0, total - dense))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """One product of a weight, given the whole parameter."""
+
+    product: Product
+
+    def __call__(self, weight: Any, x: jax.Array) -> jax.Array:
+        gone = [axis for axis in range(weight.ndim) if axis not in self.product.axes]
+        for axis in reversed(gone):  # a layer of a stack
+            weight = lax.index_in_dim(weight, 0, axis, keepdims=False)
+        left = [axis for axis in range(weight.ndim + len(gone)) if axis not in gone]
+        return self.product.dense(x, jnp.transpose(weight, [left.index(axis) for axis in self.product.axes]))
+
+
+def _missing(product: Product, leaf: Any) -> int:
+    """How often a product runs: once for every layer of the stack that it is one of."""
+    return math.prod(size for axis, size in enumerate(leaf.shape) if axis not in product.axes)
+
+
+def _name(product: Product, times: int, leaf: Any) -> Program:
+    """Equal for equal programs."""
+    del times
+    kinds = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(leaf))
+    return product, jax.tree.structure(leaf) if is_compressed(leaf) else None, kinds
+
+
+def _timed(calls: dict[Program, tuple[Product, int, Any]]) -> dict[Program, float]:
+    """Milliseconds of every program, some of them in turn."""
+    found: dict[Program, float] = {}
+    names = list(calls)
+    for start in range(0, len(names), _TOGETHER):
+        some = names[start : start + _TOGETHER]
+        runs = []
+        for name in some:
+            product, _, leaf = calls[name]
+            run, x = jax.jit(lift(_Call(product))), jnp.zeros(product.x, product.dtype)
+            runs.append(lambda run=run, leaf=leaf, x=x: run(leaf, x))
+        found.update(zip(some, interleaved_ms(runs, samples=_SAMPLES), strict=True))
+    return found
