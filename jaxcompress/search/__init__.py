@@ -1,9 +1,14 @@
 """Architecture search and compression policies: a candidate is a genome of arrays, and one program serves them all."""
 
+from jaxcompress.search import cells as cells
+from jaxcompress.search import darts as darts
 from jaxcompress.search import population as population
 from jaxcompress.search.archive import Archive as Archive
 from jaxcompress.search.archive import Candidate as Candidate
 from jaxcompress.search.budget import Budget as Budget
+from jaxcompress.search.enas.alternate import GrowthStage as GrowthStage
+from jaxcompress.search.enas.alternate import alternate as alternate
+from jaxcompress.search.enas.boundary import allowed_values as allowed_values
 from jaxcompress.search.executors import Chunked as Chunked
 from jaxcompress.search.executors import Executor as Executor
 from jaxcompress.search.executors import Loop as Loop
@@ -28,6 +33,7 @@ from jaxcompress.search.space import LogFloat as LogFloat
 from jaxcompress.search.space import Repeated as Repeated
 from jaxcompress.search.space import Space as Space
 from jaxcompress.search.split import split as split
+from jaxcompress.search.strategies import ENAS as ENAS
 from jaxcompress.search.strategies import NSGA2 as NSGA2
 from jaxcompress.search.strategies import AgingEvolution as AgingEvolution
 from jaxcompress.search.strategies import Evosax as Evosax

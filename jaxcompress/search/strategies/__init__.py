@@ -3,6 +3,7 @@
 from jaxcompress.search.strategies.aging import AgingEvolution as AgingEvolution
 from jaxcompress.search.strategies.annealing import SimulatedAnnealing as SimulatedAnnealing
 from jaxcompress.search.strategies.default import default_strategy as default_strategy
+from jaxcompress.search.strategies.enas import ENAS as ENAS
 from jaxcompress.search.strategies.evosax import Evosax as Evosax
 from jaxcompress.search.strategies.fidelity_correlation import FidelityCorrelation as FidelityCorrelation
 from jaxcompress.search.strategies.fidelity_correlation import fidelity_correlation as fidelity_correlation
