@@ -1,8 +1,8 @@
 """What holds for every test and every docstring example: 8 faked devices, strict promotion, fixed examples.
 
 Most of the time of the suite is XLA compiling small programs. So XLA's optimizer is off (what is tested is our
-programs, not XLA), its fusion emitters too, which double that time, and what one worker has compiled the other one loads.
-``JAXCOMPRESS_TEST_CACHE`` names a folder in which compiled programs survive from run to run.
+programs, not XLA), its fusion emitters too, which double that time, and what one worker has compiled the other one
+loads. ``JAXCOMPRESS_TEST_CACHE`` names a folder in which compiled programs survive from run to run.
 """
 
 import gc
