@@ -3,6 +3,7 @@
 from tests.zoo import (
     attention,
     convolution,
+    elastic,
     equinox,
     language,
     linen,
@@ -29,6 +30,7 @@ ENTRIES: tuple[Entry, ...] = (
     *llama.MODELS,
     *vision.MODELS,
     *language.MODELS,
+    *elastic.MODELS,
 )
 ZOO: dict[str, Entry] = {entry.name: entry for entry in ENTRIES}
 

@@ -1,0 +1,73 @@
+"""What elastic layers share: parameters that are sliced or masked, and told to `extract`."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+EXTRACTED = "extracted"  # the collection in which layers leave the variables of the small network
+
+Choice: TypeAlias = Any
+"""A Python number (static), an array of one number (a runtime choice), or None for all there is."""
+
+
+def is_static(choice: Any) -> bool:
+    """True for a Python number (or None, which is all there is)."""
+    return choice is None or isinstance(choice, int | bool | np.integer | np.bool_)
+
+
+def checked_width(layer: nn.Module, width: Choice, most: int) -> Choice:
+    """A width that a layer has.
+
+    Raises:
+        ValueError: if a static one is out of range.
+    """
+    if width is not None and is_static(width) and not 1 <= width <= most:
+        raise ValueError(f"{type(layer).__name__} {layer.name!r}: width must be 1 to {most}, got {width}")
+    return width
+
+
+def stored(layer: nn.Module, name: str, init: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """A parameter as it is there: of the whole layer, or of an extracted one."""
+    if layer.has_variable("params", name):
+        return layer.get_variable("params", name)
+    return layer.param(name, init, shape, dtype)
+
+
+def leading(array: jax.Array, sizes: dict[int, int | None]) -> jax.Array:
+    """The first entries along some axes; None takes all."""
+    for axis, size in sizes.items():
+        if size is not None and size < array.shape[axis]:
+            array = jax.lax.slice_in_dim(array, 0, size, axis=axis)
+    return array
+
+
+def first_channels(x: jax.Array, width: Choice) -> jax.Array:
+    """Zeros behind the first ``width`` channels (the last axis), for a runtime width; else ``x``."""
+    if is_static(width):
+        return x
+    mask = jnp.arange(x.shape[-1]) < width
+    return jnp.where(jnp.expand_dims(mask, tuple(range(x.ndim - 1))), x, jnp.zeros((), x.dtype))
+
+
+def tell(layer: nn.Module, collection: str, variables: dict[str, jax.Array]) -> None:
+    """Leaves the variables of the small layer for `extract`; does nothing in any other call."""
+    if not layer.is_initializing():
+        layer.sow(EXTRACTED, collection, variables, reduce_fn=lambda _, new: new, init_fn=dict)
+
+
+def readable(layer: nn.Module, x: jax.Array, kernel: jax.Array, axis: int) -> None:
+    """Refuses data of more channels than a kernel reads.
+
+    Raises:
+        ValueError: naming the layer.
+    """
+    if x.shape[-1] > kernel.shape[axis]:
+        raise ValueError(
+            f"{type(layer).__name__} {layer.name!r}: the input has {x.shape[-1]} channels, the kernel reads "
+            f"{kernel.shape[axis]}; initialize with the largest genome"
+        )
