@@ -90,8 +90,9 @@ class Archive:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics."""
-        return tuple(self.columns.metrics)
+        """Names of the metrics: the objectives, then the others."""
+        objectives = self.problem.objectives
+        return (*objectives, *(name for name in sorted(self.columns.metrics) if name not in objectives))
 
     @property
     def failed(self) -> np.ndarray:
@@ -158,7 +159,7 @@ class Archive:
             raise IndexError(f"the archive has {len(self)} candidates, there is no {number}")
         number = int(number) % len(self)
         row = jax.tree.map(lambda x: x[number], self.columns)
-        metrics = {name: value.item() for name, value in row.metrics.items()}
+        metrics = {name: row.metrics[name].item() for name in self.metrics}
         genes, config = Genes(*row.genes), self.problem.space.config(row.genes)
         known = (float(row.fidelity), float(row.violation), bool(self.failed[number]))
         return Candidate(number, config, metrics, *known, genes, self.problem.space)

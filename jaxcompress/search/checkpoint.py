@@ -17,6 +17,7 @@ from jaxcompress.search.genes import Genes
 FORMAT = "jaxcompress.search"
 VERSION = 1
 KEPT = 2
+_IN_PROGRAM = frozenset({"space", "limits", "data"})
 
 
 class Moment(NamedTuple):
@@ -116,7 +117,10 @@ class Checkpoints:
             raise ValueError(f"{self._file} is no state of a search: delete it or take another folder") from error
         if not known:
             raise ValueError(f"{self._file} is of another version of the format: take another folder")
-        if different := [name for name, value in self._identity.items() if theirs.get(name) != value]:
+        different = [name for name, value in self._identity.items() if theirs.get(name) != value]
+        if not _IN_PROGRAM.isdisjoint(different) and "evaluate" in different:
+            different.remove("evaluate")  # these are in the program that it is known by: whether it differs is unknown
+        if different:
             raise ValueError(
                 f"checkpoint={str(self.folder)!r} holds another search, which differs in {', '.join(different)}: take "
                 "another folder, or delete this one to start anew (the budget, the executor and report_data may change)"
@@ -181,10 +185,16 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def _impl(shape: Any) -> Any:
+    """The implementation of abstract keys, which only a traced key tells."""
+    found = []
+    jax.eval_shape(lambda keys: found.append(jax.random.key_impl(keys)), shape)
+    return found[0]
+
+
 def _zeros(shape: Any) -> Any:
     if _is_key(shape):
-        count = int(np.prod(shape.shape))
-        return jax.random.split(jax.random.key(0, impl=jax.random.key_impl(shape)), count).reshape(shape.shape)
+        shape = jax.eval_shape(jax.random.key_data, shape)
     return np.zeros(shape.shape, shape.dtype)
 
 
@@ -194,5 +204,5 @@ def _plain(leaf: Any) -> np.ndarray:
 
 def _like(array: np.ndarray, shape: Any) -> jax.Array:
     if _is_key(shape):
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(shape))
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=_impl(shape))
     return jnp.asarray(array, shape.dtype)

@@ -47,8 +47,8 @@ class Progress:
         return min(1.0, max(spent))
 
     def __str__(self) -> str:
-        best = "  ".join(f"{name} {value:.4g}" for name, value in self.best.items())
-        told = [f"{self.evaluations:,} evaluated", f"best {best}" if best else "none feasible"]
+        best = " ".join(f"{name} {value:.4g}" for name, value in self.best.items())
+        told = [f"{self.evaluations:,} done", best or "none feasible"]
         return ", ".join(told + ([f"{self.failed:,} failed"] if self.failed else []))
 
 
@@ -96,8 +96,8 @@ def _bar(console: Any = None) -> Iterator[Tell]:
         raise ImportError(
             "the progress bar needs rich: pip install 'jaxcompress[search]', or search with progress=False"
         ) from error
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    columns = (TextColumn("search"), BarColumn(), TaskProgressColumn(), *times, TextColumn("{task.description}"))
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (BarColumn(20), TaskProgressColumn(), *times, TextColumn("{task.description}"))
     with Bar(*columns, console=console or Console(file=sys.stderr)) as bar:
         task = bar.add_task("compiling", total=1.0)
         yield lambda moment: bar.update(task, completed=moment.fraction, description=str(moment))

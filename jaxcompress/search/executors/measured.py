@@ -131,6 +131,8 @@ def executor_named(name: str) -> Executor | None:
 
 def _worth_trying(n: int) -> Iterator[Executor]:
     yield Map()
+    if n == 1:
+        return
     if jax.device_count() > 1:
         yield Sharded()
     yield from (Chunked(size) for size in SIZES if size < n)
