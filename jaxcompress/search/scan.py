@@ -91,10 +91,10 @@ def scan(
 
     Example:
         >>> from jaxcompress.search import IntRange, Space
-        >>> from jaxcompress.search.strategies import Random
+        >>> from jaxcompress.search.strategies import RandomSearch
         >>> space = Space({"width": IntRange(1, 64)})
         >>> evaluate = lambda genome, key: {"error": jnp.abs(genome["width"] - 40) * 0.1}
-        >>> search = jax.jit(lambda key: scan(space, evaluate, Random(batch=8), key, generations=6)[1])
+        >>> search = jax.jit(lambda key: scan(space, evaluate, RandomSearch(batch=8), key, generations=6)[1])
         >>> bool(search(jax.random.key(0)).objectives.min() < 0.5)
         True
     """
