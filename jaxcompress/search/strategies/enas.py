@@ -63,7 +63,8 @@ class ENAS:
     Discrete spaces only. One objective, the first.
 
     Args:
-        batch: candidates between two updates.
+        batch: candidates between two updates. On NAS-Bench-201 many small updates learn more from 200 queries than few
+            large ones.
         hidden: units of the LSTM (the paper: 100).
         learning_rate: of Adam (the paper: 0.00035, for thousands of updates; this default suits hundreds of queries).
         entropy: the weight of the policy's entropy, in nats, in the reward.
@@ -92,9 +93,9 @@ class ENAS:
         Zoph & Le, 2017: Neural Architecture Search with Reinforcement Learning. https://arxiv.org/abs/1611.01578
     """
 
-    batch: int = 10
+    batch: int = 1
     hidden: int = 64
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     entropy: float = 0.1
     decay: float = 0.9
     constant: float = 2.5
