@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,8 +25,10 @@ class MaskedCNN:
     depth))``: ``{"width": int32 [depth], "kernel": int32 [depth], "count": int32}``. Without ``kernel`` all are of the
     largest size, without ``count`` all layers are there. Pooling stays where it is when its layer is not there.
 
-    Convolutions are written as products of gathered patches: inside of a loop XLA runs a convolution on a CPU without
-    its fast kernels, several times slower, and side by side they become grouped ones, slower still.
+    Where candidates are computed one after another (``"map"``, ``"sharded"``), layers that are not there and the parts
+    of windows beyond their size cost nothing. Convolutions are written as products of gathered patches: inside of a
+    loop XLA runs a convolution on a CPU without its fast kernels, several times slower, and side by side they become
+    grouped ones, slower still.
 
     Attributes:
         image: ``(height, width, channels)`` of the data.
@@ -88,11 +91,8 @@ class MaskedCNN:
         """Logits ``[batch, outputs]`` of images ``[batch, height, width, channels]``."""
         for i in self._places():
             if i < self.depth:
-                layer = params[f"layer{i}"]
-                mask = units(layers["width"][i], self.width)[None, None, None, :]
-                inside = window(self._size(layers, i), self.kernel)[:, :, None, None]
-                new = self.activation(_convolved(layer["kernel"] * inside, layer["bias"], x)) * mask
-                x = new if i == 0 else jnp.where(self._there(layers, i), new, x)
+                new = partial(self._layer, params[f"layer{i}"], layers["width"][i], self._size(layers, i))
+                x = new(x) if i == 0 else lax.cond(self._there(layers, i), new, lambda x: x, x)
             x = _pooled(x) if i in self.pools else x
         return _head(params["output"], x)
 
@@ -160,6 +160,17 @@ class MaskedCNN:
             before = jnp.where(there, width, before)
             height, wide = (height // 2, wide // 2) if i in self.pools else (height, wide)
         return total + (before if pixels else before + 1.0) * self.outputs
+
+    def _layer(self, layer: Mapping[str, jax.Array], width: Any, size: jax.Array, x: jax.Array) -> jax.Array:
+        """One layer; of the window only what its size needs is computed."""
+
+        def sized(size: int, x: jax.Array) -> jax.Array:
+            rows = slice((self.kernel - size) // 2, (self.kernel + size) // 2)
+            return _convolved(layer["kernel"][rows, rows], layer["bias"], x)
+
+        branches = [partial(sized, size) for size in range(1, self.kernel + 1, 2)]
+        new = lax.switch((size - 1) // 2, branches, x) if len(branches) > 1 else branches[0](x)
+        return self.activation(new) * units(width, self.width)[None, None, None, :]
 
     def _places(self) -> range:
         """Layers there may be, and those behind which there is only the pooling."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxcompress.search.population.masks import checked_widths, drawn, units
 
@@ -22,6 +24,8 @@ class MaskedMLP:
     [depth], "count": int32}``; without ``count`` all layers are there. Units beyond a layer's width give zero, layers
     beyond the count hand on what they get: computing and training it is computing and training the smaller network
     (`extract`), and what the padding holds is zero and stays zero.
+
+    Where candidates are computed one after another (``"map"``, ``"sharded"``), layers that are not there cost nothing.
 
     Attributes:
         inputs: features of the data.
@@ -71,9 +75,8 @@ class MaskedMLP:
     def apply(self, params: Any, layers: Layers, x: jax.Array) -> jax.Array:
         """Logits ``[batch, outputs]`` of ``x`` ``[batch, inputs]``."""
         for i in range(self.depth):
-            mask = units(layers["width"][i], self.width)[None, :]
-            new = self.activation(_affine(params[f"layer{i}"], x)) * mask
-            x = new if i == 0 else jnp.where(self._there(layers, i), new, x)
+            new = partial(self._layer, params[f"layer{i}"], layers["width"][i])
+            x = new(x) if i == 0 else lax.cond(self._there(layers, i), new, lambda x: x, x)
         return _affine(params["output"], x)
 
     def dense(self, params: Any, x: jax.Array) -> jax.Array:
@@ -116,6 +119,9 @@ class MaskedMLP:
         """The same network padded to a smaller ``(width, depth)`` only; it begins with the same weights."""
         width, depth = shape
         return dataclasses.replace(self, width=width, depth=depth, drawn_at=self.drawn_at or (self.width, self.depth))
+
+    def _layer(self, layer: Mapping[str, jax.Array], width: Any, x: jax.Array) -> jax.Array:
+        return self.activation(_affine(layer, x)) * units(width, self.width)[None, :]
 
     def _sum(self, layers: Layers, *, bias: float) -> jax.Array:
         total, before = jnp.float32(0), jnp.float32(self.inputs)
