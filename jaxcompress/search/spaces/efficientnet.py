@@ -90,7 +90,7 @@ class EfficientNet:
 
     def space(self, *, parameters: float | None = None, flops: float | None = None) -> Space:
         """One variable, ``phi``, with limits where they are given."""
-        return limited({"phi": Float(0.0, self.largest)}, self.costs, parameters, flops)
+        return limited({"phi": Float(0.0, self.largest)}, self, parameters, flops)
 
     def scaled(self, genome: Any) -> Scaled:
         """The network of one decoded genome, in runtime arrays."""

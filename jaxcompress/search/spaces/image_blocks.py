@@ -84,7 +84,7 @@ class ImageBlocks:
             "dilation": Conditional(Choice(self.dilations), on="kind", equals="dilated"),
         }
         stage = {"width": Choice(self.widths), "blocks": Repeated(block, times=IntRange(*self.depth))}
-        return limited({"stages": Repeated(stage, times=self.stages)}, self.costs, parameters, flops)
+        return limited({"stages": Repeated(stage, times=self.stages)}, self, parameters, flops)
 
     def costs(self, genome: Any) -> Cost:
         """Parameters and FLOPs of one decoded genome."""

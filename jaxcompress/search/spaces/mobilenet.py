@@ -89,7 +89,7 @@ class MobileNet:
             "resolution": Choice(self.resolutions),
             "stages": Repeated(stage, times=len(self.stages)),
         }
-        return limited(variables, self.costs, parameters, flops)
+        return limited(variables, self, parameters, flops)
 
     def costs(self, genome: Any) -> Cost:
         """Parameters and FLOPs of one decoded genome."""

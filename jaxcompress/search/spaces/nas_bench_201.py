@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -51,11 +52,12 @@ class NasBench201:
 
     def space(self, *, parameters: float | None = None, flops: float | None = None) -> Space:
         """One variable, ``edges``: int32 ``[6]`` when decoded. With limits where they are given."""
-        return limited({"edges": Repeated(Choice(OPERATIONS), times=len(EDGES))}, self.costs, parameters, flops)
+        return limited({"edges": Repeated(Choice(OPERATIONS), times=len(EDGES))}, self, parameters, flops)
 
     def row(self, genome: Any) -> jax.Array:
         """Which row of a table of the benchmark the decoded genome is, int32, any batch axes."""
-        return jnp.sum(genome["edges"] * jnp.array([5**i for i in range(5, -1, -1)], jnp.int32), axis=-1)
+        digits = [genome["edges"][..., i] * 5 ** (5 - i) for i in range(6)]
+        return functools.reduce(jnp.add, digits)
 
     def costs(self, genome: Any) -> Cost:
         """Parameters and FLOPs of the whole network of one decoded genome."""

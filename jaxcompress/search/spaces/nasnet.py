@@ -70,7 +70,7 @@ class NasNet:
     def space(self, *, parameters: float | None = None, flops: float | None = None) -> Space:
         """``normal`` and ``reduction``, each of ``block_0, block_1, ...``; with limits where they are given."""
         cell = {f"block_{i}": self._block(i) for i in range(self.blocks)}
-        return limited({"normal": cell, "reduction": cell}, self.costs, parameters, flops)
+        return limited({"normal": cell, "reduction": cell}, self, parameters, flops)
 
     def _block(self, i: int) -> dict[str, Any]:
         states = {side: IntRange(0, i + 1) for side in SIDES}

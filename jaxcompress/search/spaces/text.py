@@ -75,7 +75,7 @@ class Text:
             "convolutional": Conditional(convolutional, on="kind", equals="cnn"),
             "recurrent": Conditional(recurrent, on="kind", equals=("lstm", "gru")),
         }
-        return limited(variables, self.costs, parameters, flops)
+        return limited(variables, self, parameters, flops)
 
     def costs(self, genome: Any) -> Cost:
         """Parameters (with the embedding) and FLOPs of a text of ``length`` words, of one decoded genome."""

@@ -125,7 +125,8 @@ def augmented(genome: Any, key: jax.Array, images: jax.Array) -> jax.Array:
     images = jnp.where(flip, images[:, :, ::-1], images)
     most = jnp.asarray(strength["shift"]).astype(jnp.int32)
     shift = jax.random.randint(of_shift, (batch, 2), -most, most + 1, jnp.int32)
-    hole = jax.random.randint(of_hole, (batch, 2), 0, jnp.array([height, width], jnp.int32), jnp.int32)
+    ends = jnp.broadcast_to(jnp.array([height, width], jnp.int32), (batch, 2))
+    hole = jax.random.randint(of_hole, (batch, 2), 0, ends, jnp.int32)
     size = jnp.asarray(strength["hole"]).astype(jnp.int32)
     return jax.vmap(moved, in_axes=(0, 0, 0, None))(images, shift, hole, size)
 
@@ -136,6 +137,7 @@ def moved(image: jax.Array, shift: jax.Array, hole: jax.Array, size: jax.Array) 
     covered = jnp.ones(image.shape[:2], bool)
     for axis, places in enumerate((rows, columns)):
         source = places - shift[axis]
+        source = jnp.where(source < 0, places.size, source)  # a negative index would count from the end
         image = jnp.take(image, source, axis=axis, mode="fill", fill_value=0)
         start = hole[axis] - size // 2
         inside = (places >= start) & (places < start + size)
