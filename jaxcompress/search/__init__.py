@@ -19,6 +19,11 @@ from jaxcompress.search.executors import Vmap as Vmap
 from jaxcompress.search.executors import population_evaluator as population_evaluator
 from jaxcompress.search.genes import Genes as Genes
 from jaxcompress.search.pareto import Pareto as Pareto
+from jaxcompress.search.policy import Channels as Channels
+from jaxcompress.search.policy import PolicyResult as PolicyResult
+from jaxcompress.search.policy import Setting as Setting
+from jaxcompress.search.policy import policy as policy
+from jaxcompress.search.policy import settings as settings
 from jaxcompress.search.progress import Progress as Progress
 from jaxcompress.search.python_evaluation import python as python
 from jaxcompress.search.result import Run as Run
