@@ -64,10 +64,10 @@ class AgingEvolution(Proposing):
     def _ignorance(self, space: Space, objectives: int) -> Members:
         return no_members(space, self.population, objectives)
 
-    def _propose(self, space: Space, knowledge: Members, key: jax.Array) -> Genes:
+    def _propose(self, space: Space, knowledge: Members, key: jax.Array, tried: Genes, far: jax.Array) -> Genes:
         draw, change = jax.random.split(key)
         parents = tournament(draw, places(knowledge.fitness), size=self.sample, winners=self.batch)
-        chosen = jax.tree.map(lambda row: row[parents], knowledge.genes)
+        chosen = jax.tree.map(lambda row, last: jnp.where(far, last, row[parents]), knowledge.genes, tried)
         return space.mutate(change, chosen, rate=self.mutation, scale=self.scale)
 
     def _learn(self, space: Space, state: ProposingState, genes: Genes, fitness: Judged, key: jax.Array) -> Members:

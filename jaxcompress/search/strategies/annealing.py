@@ -90,8 +90,9 @@ class SimulatedAnnealing(Proposing):
         zero = jnp.float32(0)
         return Chains(no_members(space, self.batch, objectives), zero, zero, zero)
 
-    def _propose(self, space: Space, knowledge: Chains, key: jax.Array) -> Genes:
-        return space.mutate(key, knowledge.current.genes, neighbours=self.neighbours, scale=self.scale)
+    def _propose(self, space: Space, knowledge: Chains, key: jax.Array, tried: Genes, far: jax.Array) -> Genes:
+        here = jax.tree.map(lambda row, last: jnp.where(far, last, row), knowledge.current.genes, tried)
+        return space.mutate(key, here, neighbours=self.neighbours, scale=self.scale)
 
     def _learn(self, space: Space, state: ProposingState, genes: Genes, fitness: Judged, key: jax.Array) -> Chains:
         begun = self._begun(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -81,10 +81,8 @@ class Evosax:
     def __post_init__(self) -> None:
         whole(self, population=self.population)
         for name in ("options", "params"):
-            value = getattr(self, name)
-            object.__setattr__(
-                self, name, tuple(sorted((value if isinstance(value, Mapping) else dict(value)).items()))
-            )
+            given = dict(getattr(self, name))
+            object.__setattr__(self, name, tuple((key, given[key]) for key in sorted(given)))
         _algorithm_class(self.algorithm)
 
     @property

@@ -17,24 +17,21 @@ if TYPE_CHECKING:
 
 ENUMERATED = 1024  # spaces of up to so many candidates are looked through where chance finds nothing new
 
+Propose = Callable[[jax.Array, Genes, jax.Array], Genes]
+_State = tuple[jax.Array, Genes, jax.Array, jax.Array]
 
-def fresh(
-    space: Space,
-    key: jax.Array,
-    memory: Memory,
-    genes: Genes,
-    again: Callable[[jax.Array, Genes], Genes],
-    attempts: int,
-) -> Genes:
-    """``genes``, those exchanged that are remembered, repeat one before them, or break the constraints of the space.
+
+def fresh(space: Space, key: jax.Array, memory: Memory, n: int, propose: Propose, attempts: int) -> Genes:
+    """``[n]`` proposals; those are proposed anew that are remembered, repeat another one, or break constraints.
 
     Args:
         space: what is searched.
         key: a typed PRNG key.
         memory: what was asked for.
-        genes: ``[n]``, canonical.
-        again: ``(key, genes) -> genes``: other proposals. After half of the attempts what is left is mutated instead.
-        attempts: how many times at most.
+        n: how many.
+        propose: ``(key, tried, far) -> [n]``, canonical. ``tried`` ``[n]`` are what was proposed last; ``far`` says
+            that half of the attempts are over, so that what is near those may serve as well.
+        attempts: how many times at most after the first.
 
     Returns:
         ``[n]``. What could not be made new, or feasible, stays as it was tried last, or with the least violation.
@@ -44,20 +41,27 @@ def fresh(
     def wanting(genes: Genes) -> tuple[jax.Array, jax.Array]:
         return seen(memory, fingerprints(genes)), _violations(space, genes)
 
-    def proceed(carry: tuple[jax.Array, Genes, jax.Array, jax.Array]) -> jax.Array:
-        number, _, old, violation = carry
-        return (old | (violation > 0)).any() & (number < attempts)
+    def proceed(state: _State) -> jax.Array:
+        number, _, old, violation = state
+        return (number == 0) | ((old | (violation > 0)).any() & (number <= attempts))
 
-    def attempt(carry: tuple[jax.Array, Genes, jax.Array, jax.Array]) -> tuple[jax.Array, Genes, jax.Array, jax.Array]:
-        number, genes, old, violation = carry
-        now = jax.random.fold_in(search, number)
-        other = lax.cond(number < (attempts + 1) // 2, again, space.mutate, now, genes)
-        other_old, other_violation = wanting(_where(old | (violation > 0), other, genes))
-        genes = _where(old | (~other_old & (other_violation < violation)), other, genes)
+    def attempt(state: _State) -> _State:
+        number, genes, old, violation = state
+        other = propose(jax.random.fold_in(search, number), genes, number > (attempts + 1) // 2)
+        if space.constraints:  # a feasible one that is old is no gain
+            other_old, other_violation = wanting(_where(old | (violation > 0), other, genes))
+            old = old | (~other_old & (other_violation < violation))
+        genes = _where(old, other, genes)
         return number + 1, genes, *wanting(genes)
 
-    genes, old = lax.while_loop(proceed, attempt, (jnp.int32(0), genes, *wanting(genes)))[1:3]
+    genes, old = lax.while_loop(proceed, attempt, _nothing(space, n))[1:3]
     return _enumerated(space, draw, memory, genes, old) if space.size <= ENUMERATED else genes
+
+
+def _nothing(space: Space, n: int) -> _State:
+    discrete = len(space.cardinalities)
+    genes = Genes(jnp.zeros((n, discrete), jnp.int32), jnp.zeros((n, space.dimensions - discrete)))
+    return jnp.int32(0), genes, jnp.ones(n, bool), jnp.zeros(n)
 
 
 def _enumerated(space: Space, key: jax.Array, memory: Memory, genes: Genes, old: jax.Array) -> Genes:
@@ -69,10 +73,9 @@ def _enumerated(space: Space, key: jax.Array, memory: Memory, genes: Genes, old:
         marks = fingerprints(everything)
         taken = seen(Memory(jnp.concatenate([memory.marks, fingerprints(genes)]), memory.count), marks)
         order = jnp.lexsort((jax.random.uniform(key, (len(marks),)), _violations(space, everything), taken))
-        nth = jnp.minimum(jnp.cumsum(old, dtype=jnp.int32) - 1, (~taken).sum(dtype=jnp.int32) - 1)
-        picked = jax.tree.map(lambda rows: rows[order[nth % len(marks)]], everything)
-        enough = jnp.cumsum(old, dtype=jnp.int32) <= (~taken).sum(dtype=jnp.int32)
-        return jnp.zeros((), bool), _where(old & enough, picked, genes)
+        left, nth = (~taken).sum(dtype=jnp.int32), jnp.cumsum(old, dtype=jnp.int32)
+        picked = jax.tree.map(lambda rows: rows[order[jnp.minimum(nth, len(marks)) - 1]], everything)
+        return jnp.zeros((), bool), _where(old & (nth <= left), picked, genes)
 
     return lax.while_loop(lambda carry: carry[0], exchange, (old.any(), genes))[1]
 

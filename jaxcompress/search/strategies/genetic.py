@@ -13,7 +13,7 @@ from jaxcompress.search.strategies.checks import at_most, mutation_settings, who
 from jaxcompress.search.strategies.judgement import Judged, best_first, nobody, places, tournament
 from jaxcompress.search.strategies.members import Members, no_members, rows, together
 from jaxcompress.search.strategies.proposing import Proposing, ProposingState
-from jaxcompress.search.strategies.variation import children
+from jaxcompress.search.strategies.variation import crossed
 
 if TYPE_CHECKING:
     from jaxcompress.search.space import Space
@@ -72,17 +72,13 @@ class GeneticAlgorithm(Proposing):
     def _ignorance(self, space: Space, objectives: int) -> Members:
         return no_members(space, self.population, objectives)
 
-    def _propose(self, space: Space, knowledge: Members, key: jax.Array) -> Genes:
-        draw, vary = jax.random.split(key)
+    def _propose(self, space: Space, knowledge: Members, key: jax.Array, tried: Genes, far: jax.Array) -> Genes:
+        draw, mix, change = jax.random.split(key, 3)
         parents = tournament(draw, places(knowledge.fitness), size=self.tournament, winners=2 * self.batch)
-        return children(
-            space,
-            vary,
-            jax.tree.map(lambda row: row[parents], knowledge.genes),
-            crossover=self.crossover,
-            mutation=self.mutation,
-            scale=self.scale,
-        )
+        chosen = jax.tree.map(lambda row: row[parents], knowledge.genes)
+        mixed = crossed(space, mix, chosen, self.crossover)
+        mixed = jax.tree.map(lambda row, last: jnp.where(far, last, row), mixed, tried)
+        return space.mutate(change, mixed, rate=self.mutation, scale=self.scale)
 
     def _learn(self, space: Space, state: ProposingState, genes: Genes, fitness: Judged, key: jax.Array) -> Members:
         old = rows(state.knowledge, best_first(state.knowledge.fitness))

@@ -156,13 +156,11 @@ class Halving(abc.ABC):
                 f"{type(self).__name__} begins with {len(first)} candidates in a round and cannot take {given} seeds: "
                 "give fewer, or make the round larger"
             )
-        draw, again = jax.random.split(key)
-        genes, memory = space.sample(draw, len(first)), state.memory
+        memory, n = state.memory, len(first) - given
         if seeds is not None:
             seeds = space.canonical(seeds)
             memory = remember(memory, fingerprints(seeds))
-            genes = jax.tree.map(lambda rows: rows[given:], genes)
-        genes = fresh(space, again, memory, genes, lambda key, old: space.sample(key, len(old.codes)), self.attempts)
+        genes = fresh(space, key, memory, n, lambda key, tried, far: space.sample(key, n), self.attempts)
         memory = remember(memory, fingerprints(genes))
         if seeds is not None:
             genes = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), seeds, genes)

@@ -79,11 +79,11 @@ class LocalSearch(Proposing):
     def _ignorance(self, space: Space, objectives: int) -> Climb:
         return Climb(no_members(space, 1, objectives), jnp.int32(0), jnp.zeros((), bool))
 
-    def _propose(self, space: Space, knowledge: Climb, key: jax.Array) -> Genes:
-        near, far = jax.random.split(key)
-        here = jax.tree.map(lambda row: jnp.broadcast_to(row, (self.batch, row.shape[1])), knowledge.current.genes)
-        beside = space.mutate(near, here, neighbours=self.neighbours, scale=self.scale)
-        return jax.tree.map(lambda a, b: jnp.where(knowledge.lost, a, b), space.sample(far, self.batch), beside)
+    def _propose(self, space: Space, knowledge: Climb, key: jax.Array, tried: Genes, far: jax.Array) -> Genes:
+        change, anew = jax.random.split(key)
+        here = jax.tree.map(lambda row, last: jnp.where(far, last, row), knowledge.current.genes, tried)
+        beside = space.mutate(change, here, neighbours=self.neighbours, scale=self.scale)
+        return jax.tree.map(lambda a, b: jnp.where(knowledge.lost, a, b), space.sample(anew, self.batch), beside)
 
     def _learn(self, space: Space, state: ProposingState, genes: Genes, fitness: Judged, key: jax.Array) -> Climb:
         current, failures, lost = state.knowledge

@@ -15,7 +15,7 @@ from jaxcompress.search.strategies.members import Members, no_members, rows, tog
 from jaxcompress.search.strategies.memory import fingerprints, repeats
 from jaxcompress.search.strategies.nondominated import crowding_distance, non_dominated_ranks
 from jaxcompress.search.strategies.proposing import Proposing, ProposingState
-from jaxcompress.search.strategies.variation import children
+from jaxcompress.search.strategies.variation import crossed
 
 if TYPE_CHECKING:
     from jaxcompress.search.space import Space
@@ -82,21 +82,17 @@ class NSGA2(Proposing):
         members = no_members(space, self.population, objectives)
         return Front(members, jnp.zeros(self.population, jnp.int32), jnp.zeros(self.population))
 
-    def _propose(self, space: Space, knowledge: Front, key: jax.Array) -> Genes:
-        draw, vary = jax.random.split(key)
+    def _propose(self, space: Space, knowledge: Front, key: jax.Array, tried: Genes, far: jax.Array) -> Genes:
+        draw, mix, change = jax.random.split(key, 3)
         order = jnp.lexsort((-knowledge.crowding, knowledge.ranks))
         ranks, crowding = knowledge.ranks[order], knowledge.crowding[order]
         other = (ranks[1:] != ranks[:-1]) | (crowding[1:] != crowding[:-1])
         place = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(other, dtype=jnp.int32)])
         parents = order[tournament(draw, place, size=2, winners=2 * self.batch)]
-        return children(
-            space,
-            vary,
-            jax.tree.map(lambda row: row[parents], knowledge.members.genes),
-            crossover=self.crossover,
-            mutation=self.mutation,
-            scale=self.scale,
-        )
+        chosen = jax.tree.map(lambda row: row[parents], knowledge.members.genes)
+        mixed = crossed(space, mix, chosen, self.crossover)
+        mixed = jax.tree.map(lambda row, last: jnp.where(far, last, row), mixed, tried)
+        return space.mutate(change, mixed, rate=self.mutation, scale=self.scale)
 
     def _learn(self, space: Space, state: ProposingState, genes: Genes, fitness: Judged, key: jax.Array) -> Front:
         both = together(state.knowledge.members, Members(genes, fitness))

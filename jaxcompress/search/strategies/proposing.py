@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -80,23 +81,20 @@ class Proposing(abc.ABC):
         seeds = None if seeds is None else checked_seeds(space, seeds)
         given = 0 if seeds is None else len(seeds.codes)
         size = -(-max(self._beginning(), given, 1) // self.batch) * self.batch
-        key, samples, again = jax.random.split(key, 3)
+        key, samples = jax.random.split(key)
         memory = empty_memory(self._capacity(space))
-        start = space.sample(samples, max(size - given, 0))
+        n = size - given
         if seeds is not None:
             memory = remember(memory, fingerprints(seeds))
-        if size > given:
-            start = fresh(
-                space, again, memory, start, lambda key, genes: space.sample(key, len(genes.codes)), self.attempts
-            )
-            memory = remember(memory, fingerprints(start))
-        if seeds is not None:
-            start = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), seeds, start)
-        return ProposingState(key, jnp.int32(0), start, memory, self._ignorance(space, objectives))
+        if n or seeds is None:
+            drawn = fresh(space, samples, memory, n, lambda key, tried, far: space.sample(key, n), self.attempts)
+            memory = remember(memory, fingerprints(drawn))
+            seeds = drawn if seeds is None else jax.tree.map(lambda a, b: jnp.concatenate([a, b]), seeds, drawn)
+        return ProposingState(key, jnp.int32(0), seeds, memory, self._ignorance(space, objectives))
 
     def ask(self, space: Space, state: ProposingState) -> tuple[Candidates, ProposingState]:
         """The next candidates: those to begin with, then what the strategy proposes."""
-        key, first, again = jax.random.split(state.key, 3)
+        key, now = jax.random.split(state.key)
         steps = self._opening(state)
 
         def begin() -> tuple[Genes, Memory]:
@@ -104,8 +102,8 @@ class Proposing(abc.ABC):
             return jax.tree.map(lambda rows: lax.dynamic_slice_in_dim(rows, at, self.batch), state.start), state.memory
 
         def proceed() -> tuple[Genes, Memory]:
-            genes = self._propose(space, state.knowledge, first)
-            genes = fresh(space, again, state.memory, genes, self._again(space, state.knowledge), self.attempts)
+            propose = functools.partial(self._propose, space, state.knowledge)
+            genes = fresh(space, now, state.memory, self.batch, propose, self.attempts)
             return genes, remember(state.memory, fingerprints(genes))
 
         genes, memory = lax.cond(state.step < steps, begin, proceed)
@@ -128,14 +126,6 @@ class Proposing(abc.ABC):
     def _capacity(self, space: Space) -> int:
         return int(min(self.memory, space.size))
 
-    def _again(self, space: Space, knowledge: Any) -> Any:
-        """Another proposal where the last one is no use: a few times a new one, then the last one mutated."""
-
-        def propose(key: jax.Array, genes: Genes) -> Genes:
-            return self._propose(space, knowledge, key)
-
-        return propose
-
     @abc.abstractmethod
     def _beginning(self) -> int:
         """How many candidates are asked for before the first proposal."""
@@ -145,8 +135,8 @@ class Proposing(abc.ABC):
         """Knowledge before anything was told."""
 
     @abc.abstractmethod
-    def _propose(self, space: Space, knowledge: Any, key: jax.Array) -> Genes:
-        """``batch`` candidates, canonical."""
+    def _propose(self, space: Space, knowledge: Any, key: jax.Array, tried: Genes, far: jax.Array) -> Genes:
+        """``batch`` candidates, canonical; where ``far``, near what was ``tried`` and is of no use (see `fresh`)."""
 
     @abc.abstractmethod
     def _learn(self, space: Space, state: ProposingState, genes: Genes, fitness: Judged, key: jax.Array) -> Any:

@@ -42,7 +42,7 @@ class RandomSearch(Proposing):
     def _ignorance(self, space: Space, objectives: int) -> tuple[()]:
         return ()
 
-    def _propose(self, space: Space, knowledge: tuple[()], key: jax.Array) -> Genes:
+    def _propose(self, space: Space, knowledge: tuple[()], key: jax.Array, tried: Genes, far: jax.Array) -> Genes:
         return space.sample(key, self.batch)
 
     def _learn(self, space: Space, state: ProposingState, genes: Genes, fitness: Judged, key: jax.Array) -> tuple[()]:
