@@ -148,7 +148,7 @@ def _filter_size(bounds: Bounds, dna: DNA, key: jax.Array) -> tuple[DNA, jax.Arr
     at, axis = _pick(place, dna.convolution), jax.random.randint(side, (), 0, 2)
     now = dna.window[at, axis]
     odd = 2 * jnp.arange(bounds.kernel // 2 + 1) + 1
-    low, high = jnp.minimum(now / 2, now - 2), jnp.maximum(2 * now, now + 2)
+    low, high = jnp.minimum((now + 1) // 2, now - 2), jnp.maximum(2 * now, now + 2)
     size = odd[_pick(value, (odd >= low) & (odd <= high))]
     return dna._replace(window=dna.window.at[at, axis].set(size)), _same(bounds)
 

@@ -117,7 +117,7 @@ def _with_skips(sizes: Vertices, skips: jax.Array, to: jax.Array, new: jax.Array
 
 
 def _nearest(sizes: jax.Array, to: jax.Array, maximum: int) -> jax.Array:
-    """Of each vertex the matrix that takes row ``floor(i * size / to)`` as row ``i``. float32 ``[vertices, i, row]``."""
+    """Of each vertex the matrix whose row ``i`` takes row ``floor(i * size / to)``. float32 ``[vertices, i, row]``."""
     source = jnp.arange(maximum)[None, :] * sizes[:, None] // to
     return jax.nn.one_hot(source, maximum)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -97,10 +98,11 @@ def group_by_shape(
         raise ValueError(f"shapes must be [n, numbers] and real_flops [n], n >= 1, got {rows.shape} and {real.shape}")
     if programs is not None and programs < 1:
         raise ValueError(f"programs must be 1 or more, got {programs}")
+    costs = functools.cache(padded_flops)
     unique, place = np.unique(rows, axis=0, return_inverse=True)
     sets = [(tuple(int(n) for n in shape), np.flatnonzero(np.ravel(place) == i)) for i, shape in enumerate(unique)]
-    sets = _joined(sets, padded_flops, len(sets) if programs is None else programs)
-    groups = [_group(shape, members, real, padded_flops) for shape, members in sets]
+    sets = _joined(sets, costs, len(sets) if programs is None else programs)
+    groups = [_group(shape, members, real, costs) for shape, members in sets]
     return Grouping(tuple(sorted(groups, key=lambda group: (group.padded_flops, group.shape))), len(rows))
 
 
