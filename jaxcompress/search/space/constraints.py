@@ -45,7 +45,7 @@ class Constraint:
     def bounds(self) -> str:
         """The bounds as text."""
         limits = (("<=", self.at_most), (">=", self.at_least))
-        return ", ".join(f"{sign} {limit:g}" for sign, limit in limits if limit is not None) or "no bounds"
+        return ", ".join(f"{sign} {limit:,.10g}" for sign, limit in limits if limit is not None) or "no bounds"
 
     def violation(self, genome: Any) -> jax.Array:
         """By how much a bound is broken, relative to it (to 1 where it is 0); infinite where the value is NaN."""

@@ -13,7 +13,7 @@ class Cost(NamedTuple):
     """What a network, or a part of one, costs; add with `+`, repeat with `times`.
 
     Attributes:
-        parameters: int32: trainable numbers (of a normalization: scale and offset).
+        parameters: int32, exact below ``2**31``: trainable numbers (of a normalization: scale and offset).
         flops: float32: for one example, two per multiply-accumulate of a product or convolution; nothing else counts.
     """
 
@@ -30,7 +30,7 @@ class Cost(NamedTuple):
 
     def total(self) -> Cost:
         """The sum over all axes."""
-        return Cost(jnp.sum(self.parameters), jnp.sum(self.flops))
+        return Cost(jnp.sum(self.parameters, dtype=jnp.int32), jnp.sum(self.flops))
 
 
 def convolution(

@@ -51,7 +51,7 @@ class ImageBlocks:
         stages/*/width              16 | 32 | 64                 2
         stages/*/blocks/count       1 .. 3                       2
         ...
-        constraint: parameters <= 20000
+        constraint: parameters <= 20,000
 
     References:
         He et al., 2016 (residual blocks), figure 2. https://arxiv.org/abs/1512.03385

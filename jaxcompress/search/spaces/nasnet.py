@@ -89,25 +89,22 @@ class NasNet:
         width, side = self.channels, self.size
         total = convolution(3, 3 * width, 9, side**2)
         earlier = last = jnp.int32(3 * width)  # channels of the two cells before
+        cells: dict[tuple[int, bool], Cost] = {}
         for i in range(3 * self.normal + 2):
             reduces = i in (self.normal, 2 * self.normal + 1)
             width = 2 * width if reduces else width
             total += convolution(earlier, width, 1, side**2) + convolution(last, width, 1, side**2)
             side = (side + 1) // 2 if reduces else side
             cell = genome["reduction" if reduces else "normal"]
-            total += self._cell(cell, width, side**2, reduces)
-            earlier, last = last, width * jnp.sum(self.loose(cell)).astype(jnp.int32)
+            if (width, reduces) not in cells:
+                cells[width, reduces] = self._cell(cell, width, side**2, reduces)
+            total += cells[width, reduces]
+            earlier, last = last, width * jnp.sum(self.loose(cell), dtype=jnp.int32)
         return total + dense(last, self.classes)
 
     def _cell(self, cell: Any, width: int, positions: int, reduces: bool) -> Cost:
         """The blocks of one cell."""
-        strides = (1, 2 if reduces else 1)
-        table = stacked(
-            [
-                stacked([operation_cost(name, width, positions, stride) for name in self.operations])
-                for stride in strides
-            ]
-        )
+        table = self._operations(width, positions, reduces)
         joins = jnp.array([name == "concat" for name in self.combine])
         parts = []
         for i in range(self.blocks):
@@ -118,6 +115,15 @@ class NasNet:
                 parts.append(Cost(table.parameters[of_cells, operation], table.flops[of_cells, operation]))
             parts.append(convolution(2 * width, width, 1, positions).times(joins[block["combine"]]))
         return stacked(parts).total()
+
+    def _operations(self, width: int, positions: int, reduces: bool) -> Cost:
+        """The costs of all operations on earlier blocks and on earlier cells, ``[2, operations]``; constants."""
+        with jax.ensure_compile_time_eval():
+            each = [
+                stacked([operation_cost(name, width, positions, stride) for name in self.operations])
+                for stride in (1, 2 if reduces else 1)
+            ]
+            return stacked(each)
 
 
 def stacked(costs: list[Cost]) -> Cost:

@@ -3,15 +3,17 @@
 import functools
 from typing import NamedTuple
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from jax import export
 
 from jaxcompress.search.genes import Genes
 from jaxcompress.search.space import Choice, Conditional, Float, IntRange, Repeated, Space
-from tests.search.space.examples import CELL, MIXED, NESTED, SPACES
+from tests.search.space.examples import CELL, MIXED, NESTED, SPACES, entries
 
 N = 256
 DTYPES = Genes(jnp.int32, jnp.float32)
@@ -183,6 +185,26 @@ def test_nothing_to_change():
     space = Space({"a": Choice((1,)), "b": Repeated(Choice(("x",)), 2)})
     moved = jax.jit(lambda key: space.mutate(key, space.sample(key, 3), rate=1.0))(jax.random.key(0))
     assert moved.codes.tolist() == [[0, 0, 0]] * 3
+
+
+@pytest.mark.slow
+@hypothesis.given(entries(), st.integers(0, 2**30))
+def test_laws_in_random_spaces(variables, seed):
+    """Mutants and children in random nested, conditional spaces: canonical, encoded as they are, as different as told."""
+    space = Space(variables)
+    keys = jax.random.split(jax.random.key(seed), 4)
+    a, b = space.sample(keys[0], 8), space.sample(keys[1], 8)
+    mutant, child = space.mutate(keys[2], a), space.crossover(keys[3], a, b)
+    for genes in (a, mutant, child):
+        np.testing.assert_array_equal(space.canonical(genes).codes, genes.codes)
+        np.testing.assert_array_equal(space.encode(space.config(genes)).codes, genes.codes)
+    both = np.asarray(space.active(a)[0] & space.active(mutant)[0])
+    movable = np.asarray(space.active(a)[0]) & (np.array(space.cardinalities) > 1)
+    changed = both & (np.asarray(a.codes) != np.asarray(mutant.codes))
+    np.testing.assert_array_equal(changed.sum(-1), movable.any(-1))
+    exists = np.asarray(space.active(child)[0])
+    taken = (np.asarray(child.codes) == np.asarray(a.codes)) | (np.asarray(child.codes) == np.asarray(b.codes))
+    assert taken[exists].all()
 
 
 def test_one_program_for_every_generation(compilations):

@@ -150,7 +150,7 @@ def test_table():
         "head/count                1 | 3        1",
         "head/*                    1 .. 4       3",
         "119,952 candidates: 16 discrete and 0 continuous genes",
-        "constraint: parameters <= 1e+06",
+        "constraint: parameters <= 1,000,000",
     ]
     assert "<td>stages/*/blocks/*/kernel</td>" in space._repr_html_()
     assert str(MIXED).splitlines()[-1] == "infinitely many candidates: 3 discrete and 3 continuous genes"
