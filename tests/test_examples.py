@@ -57,3 +57,21 @@ def test_training_with_the_rounding_in_sight(tmp_path, monkeypatch):
     assert found["float32"] > 0.85
     assert found["2 bits, trained"] > 0.85
     assert found["2 bits, trained"] > found["2 bits, rounded"] + 0.02
+
+
+@pytest.mark.standard_promotion
+def test_a_search_for_small_networks(tmp_path):
+    out = tmp_path / "front.png"
+    program = runpy.run_path(str(EXAMPLES / "04_search.py"))
+    run = program["main"](out=str(out), budget=16, steps=80, progress=False)
+    by_hand = run.archive[0]
+    assert by_hand.config == {**program["BY_HAND"], "rate": pytest.approx(1e-3)}
+    assert by_hand.metrics["parameters"] == 14 * 14 * 128 + 128 + 128 * 10 + 10
+    assert len(run.archive) == 16
+    assert run.best().metrics["error"] < 0.2 < 0.5 < run.archive.values("error").max()
+    assert run.best("parameters").metrics["parameters"] < 0.2 * by_hand.metrics["parameters"]
+    reported = run.report().rows
+    assert [row.candidate.number for row in reported] == run.pareto.numbers.tolist()
+    assert all(abs(row.metrics["error"] - row.candidate.metrics["error"]) < 0.1 for row in reported)
+    assert all(row.metrics["parameters"] == row.candidate.metrics["parameters"] for row in reported)
+    assert out.read_bytes().startswith(b"\x89PNG")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxcompress.search.selection import eligible, front
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, INK, GREY, PALE = "#2563a8", "#1f2933", "#7b8794", "#e4e7eb"
+BLUE, ORANGE, INK, GREY, PALE = "#2563a8", "#d9622b", "#1f2933", "#7b8794", "#e4e7eb"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +47,21 @@ class Pareto:
         """The metrics of the front, float64 ``[front, metrics]``."""
         return np.stack([self.archive.values(name)[self.numbers] for name in self.metrics], axis=1)
 
-    def plot(self, path: str | os.PathLike[str] | None = None, *, log: tuple[str, ...] = (), title: str = "") -> Figure:
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        log: tuple[str, ...] = (),
+        title: str = "",
+        marked: Mapping[str, Candidate] | None = None,
+    ) -> Figure:
         """Draws the first two metrics of all eligible candidates and of the front; a third one is the colour.
 
         Args:
             path: of a file to write, whose ending says in which form; None for none.
             log: metrics with a logarithmic axis.
             title: above the plot.
+            marked: candidates to point out, by what the legend calls them: a network made by hand, say.
 
         Returns:
             A figure of matplotlib.
@@ -73,12 +81,12 @@ class Pareto:
             raise ImportError("plots need matplotlib: pip install 'jaxcompress[search]'") from error
         with rc_context(_STYLE):
             figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-            self._draw(figure, log, title)
+            self._draw(figure, log, title, marked or {})
             if path is not None:
                 figure.savefig(path, dpi=160)
         return figure
 
-    def _draw(self, figure: Figure, log: tuple[str, ...], title: str) -> None:
+    def _draw(self, figure: Figure, log: tuple[str, ...], title: str, marked: Mapping[str, Candidate]) -> None:
         axes = figure.subplots()
         across, up = self.metrics[1], self.metrics[0]  # what is bought upwards, what it costs to the right
         all_of_them = [self.archive.values(name)[self.archive.eligible] for name in (across, up)]
@@ -95,6 +103,8 @@ class Pareto:
                 values[:, 1], values[:, 0], c=values[:, 2], s=34, zorder=4, edgecolors=INK, linewidths=0.5
             )
             figure.colorbar(dots, ax=axes, label=self.metrics[2])
+        for name, candidate in marked.items():
+            axes.plot(candidate.metrics[across], candidate.metrics[up], "s", color=ORANGE, zorder=5, label=name)
         axes.set(xlabel=across, ylabel=up, title=title)
         axes.set_xscale("log" if across in log else "linear")
         axes.set_yscale("log" if up in log else "linear")

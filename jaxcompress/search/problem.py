@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxcompress.search.genes import Genes
 from jaxcompress.search.strategy import Fitness
@@ -143,13 +144,25 @@ def problem_of(
 
 
 def seeds_of(space: Space, seeds: Any) -> Genes | None:
-    """The first candidates, canonical ``[n]``: from one config, a list of configs, or `Genes`."""
+    """The first candidates, canonical ``[n]``: from one config, a list of configs, or `Genes`.
+
+    Raises:
+        ValueError: if they are not in the space.
+    """
     if seeds is None:
         return None
-    if isinstance(seeds, Genes):
-        genes = seeds if seeds.codes.ndim == 2 else Genes(*(row[None] for row in seeds))
-        return space.canonical(Genes(jnp.asarray(genes.codes), jnp.asarray(genes.values)))
-    return space.encode([seeds] if isinstance(seeds, Mapping) else list(seeds))
+    if not isinstance(seeds, Genes):
+        return space.encode([seeds] if isinstance(seeds, Mapping) else list(seeds))
+    genes = Genes(*(jnp.atleast_2d(jnp.asarray(row)) for row in seeds))
+    if (genes.codes.shape[1], genes.values.shape[1]) != (space.discrete, space.continuous):
+        shapes = (genes.codes.shape, genes.values.shape)
+        raise ValueError(
+            f"seeds= are of another space: shapes {shapes}, not [n, {space.discrete}], [n, {space.continuous}]"
+        )
+    beyond = (genes.codes < 0) | (genes.codes >= jnp.array(space.cardinalities, jnp.int32)[None, :])
+    if not isinstance(beyond, Tracer) and bool(beyond.any()):
+        raise ValueError(f"seeds= hold codes outside of [0, cardinality), in rows {jnp.flatnonzero(beyond.any(1))[:5]}")
+    return space.canonical(genes)
 
 
 def _float(value: Any) -> jax.Array:

@@ -47,7 +47,7 @@ class Progress:
         return min(1.0, max(spent))
 
     def __str__(self) -> str:
-        best = " ".join(f"{name} {value:.4g}" for name, value in self.best.items())
+        best = ", ".join(f"least {name} {value:.4g}" for name, value in self.best.items())
         told = [f"{self.evaluations:,} done", best or "none feasible"]
         return ", ".join(told + ([f"{self.failed:,} failed"] if self.failed else []))
 

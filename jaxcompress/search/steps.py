@@ -21,8 +21,9 @@ def begin(key: jax.Array, seeds: Genes | None, *, strategy: Strategy, problem: P
 
 @partial(jax.jit, static_argnames=("strategy", "problem"))
 def ask(state: Any, *, strategy: Strategy, problem: Problem) -> tuple[Candidates, Any]:
-    """The next candidates."""
-    return settled(strategy.ask(problem.space, state))
+    """The next candidates, canonical."""
+    candidates, state = strategy.ask(problem.space, state)
+    return settled((Candidates(problem.space.canonical(candidates.genes), candidates.fidelity), state))
 
 
 @partial(jax.jit, static_argnames=("strategy", "problem"))

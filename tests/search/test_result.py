@@ -127,10 +127,12 @@ def test_the_archive_as_a_table():
 
 def test_the_plot(tmp_path):
     pareto = pareto_of(TABLE, ("error", "bytes"))
-    figure = pareto.plot(tmp_path / "front.png", log=("bytes",), title="found")
+    figure = pareto.plot(tmp_path / "front.png", log=("bytes",), title="found", marked={"mine": TABLE[0]})
     axes = figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == ("bytes", "error", "log")
-    assert axes.lines[-1].get_xydata().tolist() == [[10.0, 0.1], [20.0, 0.03], [50.0, 0.02]]
+    assert axes.lines[1].get_xydata().tolist() == [[10.0, 0.1], [20.0, 0.03], [50.0, 0.02]]
+    assert axes.lines[2].get_xydata().tolist() == [[10.0, 0.1]]
+    assert axes.get_legend().get_texts()[-1].get_text() == "mine"
     assert len(axes.collections[0].get_offsets()) == 6  # every eligible candidate
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
     assert len(pareto.over("error", "bytes", "ms").plot().axes) == 2  # a colour bar

@@ -116,6 +116,10 @@ def test_limits_and_constraints_come_before_objectives():
 def test_seeds_are_asked_for_first():
     for seeds in ({"x": 69}, [{"x": 69}], Genes(jnp.array([[69]], jnp.int32), jnp.zeros((1, 0)))):
         assert on_line(distance, seeds=seeds, budget=6).archive[0].config == {"x": 69}
+    with pytest.raises(ValueError, match="seeds= are of another space"):
+        on_line(distance, seeds=Genes(jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, 0))))
+    with pytest.raises(ValueError, match="seeds= hold codes outside"):
+        on_line(distance, seeds=Genes(jnp.array([[100]], jnp.int32), jnp.zeros((1, 0))))
 
 
 def test_fidelity_is_handed_on_and_only_full_effort_wins():
@@ -165,7 +169,7 @@ def test_reporting_data_is_read_by_the_report_alone():
     row = found.report().rows[0]
     best = found.best()
     key = jax.random.fold_in(jax.random.split(KEY)[1], best.number)
-    by_hand = climbing.evaluate(best.genome, key, report_on)
+    by_hand = jax.jit(climbing.evaluate)(best.genome, key, report_on)
     assert row.metrics["error"] == pytest.approx(float(by_hand["error"]), rel=1e-5)
     assert row.metrics["error"] != row.candidate.metrics["error"]
     by_config = found.report([best.config, {"width": 1, "rate": 0.1, "kind": "sine"}])

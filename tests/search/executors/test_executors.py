@@ -109,3 +109,10 @@ def test_names_and_settings_are_checked():
         Sharded(jax.make_mesh((2, 4), ("a", "b"), (AxisType.Auto,) * 2))
     with pytest.raises(ValueError, match="leads with the number of candidates"):
         population_evaluator(trained, "map")({"scale": jnp.ones(3)}, jax.random.split(jax.random.key(0), 2), X)
+
+
+@pytest.mark.parametrize("executor", [Map(), Vmap(), Chunked(4), Sharded(mesh(8))])
+def test_executors_lower_for_other_platforms(executor):
+    function = jax.jit(executor.population(lambda item, shared: jnp.tanh(item) * shared))
+    exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(jnp.ones(13), jnp.int32(5), jnp.float32(2))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
