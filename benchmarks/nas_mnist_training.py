@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -31,9 +32,8 @@ class Recipe:
     epochs: int
 
 
-def trained(config: Any, recipe: Recipe, data: Images, *, key: jax.Array) -> tuple[Any, list[Moments]]:
-    """Parameters of a candidate on its own, and the moments of its normalizations on training images."""
-    init_key, key, moments_key = jax.random.split(key, 3)
+def trained(config: Any, recipe: Recipe, data: Images, *, seeds: Sequence[int]) -> list[tuple[Any, list[Moments]]]:
+    """For every seed: parameters of a candidate on its own, and moments of its normalizations on training images."""
     steps = recipe.epochs * steps_per_epoch(data, _BATCH)
     rate = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, min(200, steps // 10), steps)
     kernels = lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)  # noqa: E731
@@ -60,12 +60,16 @@ def trained(config: Any, recipe: Recipe, data: Images, *, key: jax.Array) -> tup
         (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), jnp.arange(steps_per_epoch(data, _BATCH)))
         return params, opt_state, losses.mean()
 
-    params = mnist_networks.own_init(config, init_key)
-    opt_state = tx.init(params)
-    for number, epoch_key in enumerate(jax.random.split(key, recipe.epochs)):
-        params, opt_state, mean = epoch(params, opt_state, epoch_key, data)
-        print(f"epoch {number + 1} of {recipe.epochs}: loss {float(mean):.4f}", flush=True)
-    return params, moments_of(params, config, data, moments_key)
+    def once(seed: int) -> tuple[Any, list[Moments]]:
+        init_key, key, moments_key = jax.random.split(jax.random.key(seed), 3)
+        params = mnist_networks.own_init(config, init_key)
+        opt_state = tx.init(params)
+        for number, epoch_key in enumerate(jax.random.split(key, recipe.epochs)):
+            params, opt_state, mean = epoch(params, opt_state, epoch_key, data)
+            print(f"seed {seed}, epoch {number + 1} of {recipe.epochs}: loss {float(mean):.4f}", flush=True)
+        return params, moments_of(params, config, data, moments_key)
+
+    return [once(seed) for seed in seeds]
 
 
 def moments_of(params: Any, config: Any, data: Images, key: jax.Array, *, chunks: int = 20) -> list[Moments]:

@@ -2,7 +2,9 @@
 
 from jaxcompress.search import cells as cells
 from jaxcompress.search import darts as darts
+from jaxcompress.search import hardware as hardware
 from jaxcompress.search import population as population
+from jaxcompress.search import proxies as proxies
 from jaxcompress.search import spaces as spaces
 from jaxcompress.search.archive import Archive as Archive
 from jaxcompress.search.archive import Candidate as Candidate

@@ -35,7 +35,7 @@ def cut(params, width):
     return {"a": a, "b": b, "c": c, "bias": params["bias"][:width]}
 
 
-CHANNELS, EDGES = 4, 6
+CHANNELS, EDGES = 4, 3
 NONE, SKIP, CONV1, CONV3, POOL = range(5)
 
 
@@ -50,9 +50,9 @@ def cell_params(seed=0):
 
 
 def cell(codes, params, images):
-    """One NAS-Bench-201 cell without its normalization: four nodes, an operation of five on each of six edges."""
+    """A cell as those of NAS-Bench-201, of three nodes and without normalization; of five operations one on an edge."""
     nodes, edge = [conv(images, params["stem"])], 0
-    for node in range(1, 4):
+    for node in range(1, 3):
         arriving = []
         for earlier in range(node):
             one, three = params["one"][edge], params["three"][edge]
