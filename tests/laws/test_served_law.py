@@ -22,6 +22,7 @@ DENSE = {
     "plain_sum_of_two": {"add"},
     "transform_scan_outputs_weights": {"add", "reduce_sum"},
     "transform_debug_print": {"debug_print"},
+    "elastic_net": {"dot_general", "pad"},  # kernels of all sizes, one transformed into the other, among zeros
     "moe_ragged": {"ragged_dot_general"},  # XLA's own primitive: no leaf has a ragged product yet
 }
 # Two factors whose columns are not the output features are no pair of convolutions; depthwise, two cost more than one.

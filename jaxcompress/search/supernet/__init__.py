@@ -9,6 +9,7 @@ from jaxcompress.search.supernet.sampling import largest as largest
 from jaxcompress.search.supernet.sampling import progressive_shrinking as progressive_shrinking
 from jaxcompress.search.supernet.sampling import sample_above as sample_above
 from jaxcompress.search.supernet.sampling import smallest as smallest
+from jaxcompress.search.supernet.sorting import sorted_by_importance as sorted_by_importance
 from jaxcompress.search.supernet.supernet import Supernet as Supernet
 from jaxcompress.search.supernet.training import Training as Training
 from jaxcompress.search.supernet.training import TrainingState as TrainingState

@@ -51,7 +51,7 @@ def stacks(groups: Groups, params: Any, *, where: Any) -> list[Units]:
 
 
 def _passes_on(groups: Groups, params: Any, keep: dict[tuple[str, int], np.ndarray]) -> bool:
-    inputs, kwargs = jax.tree.map(_numbers, (groups.inputs, groups.kwargs))
+    inputs, kwargs = jax.tree.map(numbers, (groups.inputs, groups.kwargs))
     small = shrink(groups.fn, params, keep)
     try:
         ours = jax.eval_shape(lambda p: small.fn(p, *inputs, **kwargs), small.params)
@@ -62,7 +62,7 @@ def _passes_on(groups: Groups, params: Any, keep: dict[tuple[str, int], np.ndarr
     return same and bool(verify(groups.fn, params, keep, *inputs, **kwargs))
 
 
-def _numbers(array: Any) -> Any:
+def numbers(array: Any) -> Any:
     """Numbers for an abstract input: normal floats, zeros else."""
     if not isinstance(array, jax.ShapeDtypeStruct):
         return array

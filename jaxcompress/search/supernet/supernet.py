@@ -26,7 +26,7 @@ from jaxcompress.search.supernet.costs import Costs
 from jaxcompress.search.supernet.depths import removable, repeated, stacks
 from jaxcompress.search.supernet.sampling import largest, smallest
 from jaxcompress.search.supernet.units import Masking, Units
-from jaxcompress.search.supernet.variables import key, variables_of
+from jaxcompress.search.supernet.variables import key, refuse_unknown, variables_of
 from jaxcompress.search.supernet.widths import Widths, chosen, counts, ladder_of, names, ranked
 
 _L1 = Aggregate("l1", normalize=None)
@@ -145,9 +145,18 @@ class Supernet:
         Args:
             genome: one decoded genome; `Genes`; or plain values as `Space.config` gives them. What is not named is
                 there, and whole.
+
+        Raises:
+            ValueError: if the genome names what the space does not have, or is more than one.
         """
-        genome = self.space.decode(genome) if isinstance(genome, Genes) else genome
+        if isinstance(genome, Genes):
+            if genome.codes.ndim != 1:
+                raise ValueError(
+                    f"supernet: give one genome, got genes of the shape {genome.codes.shape}; vmap over them"
+                )
+            genome = self.space.decode(genome)
         widths, depths = genome.get("width", {}), genome.get("depth", {})
+        refuse_unknown(self.space, genome)
         rows = []
         for units in self.units:
             own = depths if units.group is None else widths

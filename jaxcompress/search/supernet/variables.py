@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxcompress.search.space import Choice, Conditional, IntRange
+from jaxcompress.search.space import Choice, Conditional, IntRange, Space
 from jaxcompress.search.supernet.units import Units
 
 
@@ -23,6 +23,9 @@ def key(name: str) -> str:
 
 def variables_of(units: Sequence[Units], branches: Sequence[str]) -> dict[str, Any]:
     """Depth first, then width; the width inside of branches exists where one of them does."""
+    taken = [key(name) for name in (*branches, *(one.name for one in units if one.group is None))]
+    if len(set(taken)) < len(taken):
+        raise ValueError(f"supernet: two branches share a name in {taken}; choose some with depth=")
     depth: dict[str, Any] = {key(name): IntRange(0, 1) for name in branches}
     width: dict[str, Any] = {}
     for one in units:
@@ -40,3 +43,17 @@ def _numbers(counts: Sequence[int]) -> Choice | IntRange:
     """Ascending numbers as a range where they are one."""
     steps = set(np.diff(counts).tolist())
     return IntRange(counts[0], counts[-1], steps.pop()) if len(steps) == 1 else Choice(tuple(counts))
+
+
+def refuse_unknown(space: Space, genome: Mapping[str, Any]) -> None:
+    """Refuses a genome that names what a space does not have.
+
+    Raises:
+        ValueError: naming it, and what there is.
+    """
+    names = [name.split("/", 1) for name in space.names]
+    for part, values in genome.items():
+        there = [name for of, name in names if of == part]
+        unknown = [name for name in values if name not in there]
+        if unknown:
+            raise ValueError(f"supernet: there is no {unknown[0]!r} in {part}; there are {there}")

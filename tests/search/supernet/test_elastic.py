@@ -61,6 +61,7 @@ def test_extracted_is_masked_and_smaller(compilations):
     assert jax.jit(small.fn)(small.params, data(5, 8, 8, 3)).shape == (5, 5)  # another batch size
 
 
+@pytest.mark.slow
 def test_genomes_side_by_side():
     module, variables, x = network()
     genes = SPACE.sample(jax.random.key(4), 3)
@@ -90,12 +91,12 @@ def test_kernels_are_centres_transformed_in_turn():
     np.testing.assert_array_equal(fresh["params"]["transform_5_to_3"], np.eye(9))
 
 
-@pytest.mark.parametrize("ndim", [1, 2])
+@pytest.mark.parametrize("ndim", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_strides_and_depthwise(ndim):
     x = data(2, *(9,) * ndim, 4)
     layer = ElasticConv(4, (1, 3, 5), strides=2, depthwise=True, ndim=ndim)
     params = fill(jax.eval_shape(layer.init, jax.random.key(0), x))
-    for size in (1, 3, 5):
+    for size in (1, 5):
         part = x * (jnp.arange(4) < 3).astype(x.dtype).reshape((1,) * (ndim + 1) + (4,))
         runtime = layer.apply(params, part, jnp.int32(3), jnp.int32(size))
         static = layer.apply(params, x[..., :3], 3, size)
@@ -218,6 +219,7 @@ class Stiff(nn.Module):
         return nn.Dense(2)(x)
 
 
+@pytest.mark.slow
 def test_structured_pruning_takes_over():
     """An extracted network is a function like any other."""
     module, variables, x = network()

@@ -42,7 +42,7 @@ NETWORKS = {
     **{name: functools.partial(from_zoo, name) for name in ("vision_resnet_a", "vision_mobilenet", "vision_vit")},
     **{name: functools.partial(from_zoo, name) for name in ("vision_mobilenet_v2", "recurrent_classifier", "nnx_cnn")},
 }
-QUICK_ONES = ("mlp", "transformer", "vision_resnet_a", "vision_mobilenet")
+QUICK_ONES = ("mlp", "transformer", "vision_resnet_a")
 
 
 @functools.cache
@@ -85,7 +85,7 @@ def test_extracted_is_masked_and_smaller(name, compilations):
         assert float(our_bytes) == sum(leaf.nbytes for leaf in leaves)
         assert float(our_flops) == jc.groups(small.fn, small.params, *inputs, **kwargs).flops()
         flops.append(compiled.cost_analysis()["flops"])
-    assert flops[2] < flops[1] < flops[0]
+    assert flops[2] <= flops[1] <= flops[0]
     assert flops[2] < 0.6 * flops[0]
     assert float(found[2][1][1]) < 0.6 * float(found[0][1][1])
 
@@ -143,6 +143,7 @@ def test_gradients_of_what_is_dropped_are_zero():
     assert not np.any(np.asarray(gradient["two"]["a"]))
 
 
+@pytest.mark.slow
 def test_subnets_side_by_side():
     supernet, inputs, _ = network("mlp")
     genes = supernet.space.sample(jax.random.key(3), 5)
@@ -176,6 +177,10 @@ def test_compressed_and_missing_leaves_are_named():
         supernet.mask({"one": supernet.params["one"]}, supernet.smallest)
     with pytest.raises(ValueError, match=r"width must be in \(0, 1\]"):
         supernet.uniform(0.0)
+    with pytest.raises(ValueError, match=r"no 'three' in width; there are \['into', 'one', 'two'\]"):
+        supernet.apply(supernet.params, {"width": {"three": 1}}, *inputs)
+    with pytest.raises(ValueError, match=r"one genome, got genes of the shape \(2, 5\)"):
+        supernet.counts(supernet.space.sample(jax.random.key(0), 2))
 
 
 def test_which_variables_there_are_is_chosen():

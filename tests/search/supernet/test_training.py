@@ -107,6 +107,19 @@ def test_all_phases_are_one_program(compilations):
     assert "largest" not in losses
 
 
+def test_trainings_side_by_side():
+    """Vmapped over keys; and the program is one for every platform."""
+    params, batch = problem()
+    training = sandwich(SPACE, linear, squared, optax.sgd(1e-2), distill=distance)
+    keys = jax.random.split(jax.random.key(1), 2)
+    one = lambda key: training.step(training.init(params, key), batch)[0].params["w"]  # noqa: E731
+    at_once = jax.jit(jax.vmap(one))(keys)
+    np.testing.assert_allclose(at_once[1], jax.jit(one)(keys[1]), rtol=1e-6)
+    assert np.any(np.asarray(at_once[0] != at_once[1]))
+    state = training.init(params, jax.random.key(0))
+    jax.export.export(jax.jit(training.step), platforms=("cpu", "cuda", "tpu"))(state, batch)
+
+
 def test_phases_and_draws():
     """Kernel, then depth, then width, each staying elastic; draws stay above the floors and reach them."""
     phases = progressive_shrinking(SPACE)

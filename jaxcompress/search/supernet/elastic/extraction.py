@@ -14,7 +14,7 @@ from jax.extend.core import Var
 
 from jaxcompress.core.lift import array_paths, split_static, trace
 from jaxcompress.core.paths import flatten_with_paths
-from jaxcompress.search.supernet.elastic.layer import EXTRACTED
+from jaxcompress.search.supernet.elastic.layer import EXTRACTED, plain
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,13 +61,13 @@ def extract(module: nn.Module, variables: Any, genome: Any, *inputs: Any, **kwar
         >>> jax.tree.map(jnp.shape, small.params)["params"]["ElasticDense_0"]
         {'bias': (2,), 'kernel': (5, 2)}
     """
-    plain = jax.tree.map(lambda value: np.asarray(value).tolist(), genome)
+    static = plain(genome)
 
     def fn(params: Any, *inputs: Any, **kwargs: Any) -> Any:
-        return module.apply(params, *inputs, genome=plain, **kwargs)
+        return module.apply(params, *inputs, genome=static, **kwargs)
 
     def told(variables: Any, inputs: Any) -> Any:
-        return module.apply(variables, *inputs, genome=plain, mutable=[EXTRACTED], **kwargs)[1].get(EXTRACTED, {})
+        return module.apply(variables, *inputs, genome=static, mutable=[EXTRACTED], **kwargs)[1].get(EXTRACTED, {})
 
     numbers = jax.tree.map(_zeros, inputs)
     try:
@@ -78,7 +78,7 @@ def extract(module: nn.Module, variables: Any, genome: Any, *inputs: Any, **kwar
             "ElasticBatchNorm there"
         ) from error
     small = _exchanged(variables, cut)
-    return Standalone(fn, _used(fn, small, numbers, kwargs), plain)
+    return Standalone(fn, _used(fn, small, numbers, kwargs), static)
 
 
 def _zeros(array: Any) -> Any:

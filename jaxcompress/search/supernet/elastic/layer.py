@@ -15,6 +15,16 @@ Choice: TypeAlias = Any
 """A Python number (static), an array of one number (a runtime choice), or None for all there is."""
 
 
+def plain(genome: Any) -> Any:
+    """A concrete genome as Python numbers, with which elastic layers slice.
+
+    Example:
+        >>> plain({"width": np.int32(3), "kernels": np.array([3, 5])})
+        {'kernels': [3, 5], 'width': 3}
+    """
+    return jax.tree.map(lambda value: np.asarray(value).tolist(), genome)
+
+
 def is_static(choice: Any) -> bool:
     """True for a Python number (or None, which is all there is)."""
     return choice is None or isinstance(choice, int | bool | np.integer | np.bool_)
