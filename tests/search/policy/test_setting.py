@@ -40,7 +40,9 @@ def test_combinations_leave_out_what_excludes_each_other():
     found = settings(bits=(None, 4), levels=(None, 16), sparsity=(0.0, 0.5))
     assert Setting(bits=4, sparsity=0.5) in found
     assert Setting(levels=16) in found
-    assert len(found) == 6 and Setting().nothing and found[0] == Setting()
+    assert len(found) == 6
+    assert Setting().nothing
+    assert found[0] == Setting()
 
 
 def test_dicts_are_settings():

@@ -1,0 +1,183 @@
+"""The whole search: what it promises of the policy it chooses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxcompress as jc
+from jaxcompress.search.policy import Channels, Setting, settings
+from jaxcompress.search.policy.costs import CostItem, Costs
+from jaxcompress.search.policy.goal import Goal, goal_of
+from tests.search.policy import small
+
+SEARCH, REPORT = small.data(1), small.data(2)
+CHOICES = {"**/kernel": settings(bits=(2, 4, 8), sparsity=(0.0, 0.5))}
+KEY = jax.random.key(5)
+SMALL = {"evaluations": 120, "executor": "map", "inputs": (SEARCH[0][:2],)}
+
+
+def uneven():
+    """The network with a first layer that matters much and a middle one that hardly does."""
+    params = small.params()
+    b = params["b"]["kernel"]
+    return {**params, "b": {**params["b"], "kernel": jnp.eye(16) + 0.02 * b}}
+
+
+def data(seed):
+    x, _ = small.data(seed)
+    return x, small.fn(uneven(), x)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return jc.search.policy(
+        small.fn, uneven(), small.evaluate, choices=CHOICES, budget={"stored_bits": 6500}, key=KEY,
+        data=data(1), report_data=data(2), metric="loss", strategy=jc.search.NSGA2(population=24), **SMALL,
+    )  # fmt: skip
+
+
+def test_the_policy_keeps_its_bound_and_beats_the_uniform_one(found):
+    assert found.real["stored_bits"] <= 6500
+    assert found.uniform.real["stored_bits"] <= 6500
+    assert found.real["loss"] < 0.7 * found.uniform.real["loss"]
+    assert found.report["loss"] < 0.8 * found.uniform.report["loss"]
+    assert len({str(one) for one in found.settings.values()}) > 1
+
+
+def test_without_data_to_fit_to_predictions_are_exact(found):
+    assert found.predicted["stored_bits"] == found.real["stored_bits"]
+    assert found.predicted["loss"] == pytest.approx(found.real["loss"], rel=1e-4)
+    assert found.predicted["bytes"] == pytest.approx(found.real["bytes"], rel=0.1)
+    assert found.dense.report["loss"] == 0
+
+
+def test_evolution_is_no_worse_than_what_it_began_with(found):
+    fits = found.costs.of(found.rows)["stored_bits"] <= 6500
+    best = found.metrics["loss"][fits].min()
+    assert found.predicted["loss"] == pytest.approx(best)
+    seeds = found.table.uniform_rows()
+    assert {tuple(row) for row in seeds.tolist()} <= {tuple(row) for row in found.rows.tolist()}
+    assert found.generations >= 2
+
+
+def test_the_front_is_that_of_all_policies(found):
+    rows, numbers = found.front()
+    cost = found.costs.of(found.rows)["stored_bits"]
+    for c, loss in zip(numbers["stored_bits"], numbers["loss"], strict=True):
+        assert not ((cost < c) & (found.metrics["loss"] <= loss)).any()
+    assert len(rows) > 3
+    assert (np.diff(numbers["loss"]) < 0).all()
+
+
+def test_it_is_shown_and_saved(found, tmp_path):
+    text = repr(found)
+    assert "least loss with stored_bits <= 6,500" in text
+    assert "policy: held out" in text
+    assert "<table>" in found._repr_html_()
+    assert jc.save(tmp_path / "model.jxc", found) == found.real["bytes"]
+    out = jc.load(tmp_path / "model.jxc").bind(small.fn)(SEARCH[0])
+    np.testing.assert_allclose(out, jc.lift(found.fn)(found.params, SEARCH[0]), rtol=1e-6)
+
+
+def test_the_same_key_finds_the_same_policy(found):
+    again = jc.search.policy(
+        small.fn, uneven(), small.evaluate, choices=CHOICES, budget={"stored_bits": 6500}, key=KEY,
+        data=data(1), metric="loss", strategy=jc.search.NSGA2(population=24), **SMALL,
+    )  # fmt: skip
+    assert again.chosen.row.tolist() == found.chosen.row.tolist()
+    assert again.rows.tolist() == found.rows.tolist()
+    assert again.report is None
+
+
+def test_the_smallest_file_at_a_loss_with_channels_and_data(tmp_path):
+    found = jc.search.policy(
+        small.fn, uneven(), small.evaluate,
+        choices={"**/kernel": [Setting(bits=4), Setting(bits=8)], "a/bias": [Channels(0.75)]},
+        budget={"loss": 0.3}, key=KEY, data=data(1), calibration=[data(3)[0]], finalists=2,
+        strategy=jc.search.NSGA2(population=16), **{**SMALL, "evaluations": 40},
+    )  # fmt: skip
+    assert found.goal.minimize == "bytes"
+    assert found.real["loss"] <= 0.3
+    assert found.real["bytes"] == jc.save(tmp_path / "model.jxc", found)
+    assert list(found.units.values()) == [12]
+    out = jc.load(tmp_path / "model.jxc").bind(small.fn)(SEARCH[0])
+    np.testing.assert_allclose(out, jc.lift(found.fn)(found.params, SEARCH[0]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.standard_promotion
+def test_fine_tuning_trains_what_will_be_and_masks_stay():
+    x, y = data(4)
+    tx = optax.adam(1e-3)
+
+    def finetune(apply, params):
+        trained, held = jc.split_trainable(params)
+
+        def train(trained):
+            def step(carry, _):
+                params, state = carry
+                grads = jax.grad(lambda p: small.evaluate(apply, jc.merge(p, held), (x, y))["loss"])(params)
+                updates, state = tx.update(grads, state, params)
+                return (optax.apply_updates(params, updates), state), None
+
+            return jax.lax.scan(step, (trained, tx.init(trained)), None, length=150)[0][0]
+
+        return jc.merge(jax.jit(train)(trained), held)
+
+    given = {
+        "choices": {"**/kernel": [Setting(bits=3, sparsity=0.5)]}, "budget": {"stored_bits": 1.0}, "key": KEY,
+        "data": data(1), "report_data": data(2), "metric": "loss", **{**SMALL, "evaluations": 0},
+    }  # fmt: skip
+    plain = jc.search.policy(small.fn, uneven(), small.evaluate, **given)
+    tuned = jc.search.policy(small.fn, uneven(), small.evaluate, finetune=finetune, **given)
+    assert tuned.report["loss"] < 0.7 * plain.report["loss"]
+    for name in "abc":
+        leaf, before = tuned.params[name]["kernel"], plain.params[name]["kernel"]
+        np.testing.assert_array_equal(leaf.mask, before.mask)
+        assert (np.asarray(leaf.materialize())[~np.asarray(leaf.mask)] == 0).all()
+        codes = np.asarray(leaf.materialize()) / np.asarray(leaf.values.scale)
+        np.testing.assert_allclose(codes, np.round(codes), atol=1e-4)
+    with pytest.raises(ValueError, match="must return the tree that it was given"):
+        jc.search.policy(small.fn, uneven(), small.evaluate, finetune=lambda fn, p: jc.materialize(p), **given)
+
+
+def test_budgets_that_cannot_be_met_are_refused():
+    given = {"choices": CHOICES, "key": KEY, "data": data(1), "metric": "loss", **SMALL}
+    with pytest.raises(ValueError, match="stored_bits=100 cannot be met: the least possible is stored_bits"):
+        jc.search.policy(small.fn, uneven(), small.evaluate, budget={"stored_bits": 100}, **given)
+    given["evaluations"] = 0
+    with pytest.raises(ValueError, match=r"really keeps the bounds .*loss 0\.0"):
+        jc.search.policy(small.fn, uneven(), small.evaluate, budget={"loss": 1e-12}, **given)
+    with pytest.raises(ValueError, match="budget='size' is no cost"):
+        jc.search.policy(small.fn, uneven(), small.evaluate, budget={"size": 100}, **given)
+    with pytest.raises(ValueError, match="budget= is empty"):
+        jc.search.policy(small.fn, uneven(), small.evaluate, budget={}, **given)
+
+
+def test_latency_is_predicted_from_the_products_and_measured():
+    found = jc.search.policy(
+        small.fn, uneven(), small.evaluate, choices={"**/kernel": [Setting(bits=8), Setting(rank=0.5)]},
+        budget={"latency_ms": 1e3}, key=KEY, data=data(1), metric="loss", **{**SMALL, "evaluations": 0},
+    )  # fmt: skip
+    assert 0 < found.predicted["latency_ms"] < 1e3
+    assert found.real["latency_ms"] > 0
+    tables = [item.tables["latency_ms"] for item in found.costs.items]
+    assert all((table > 0).all() for table in tables)
+
+
+def test_goals_are_read():
+    costs = Costs((CostItem("w", (0,), {"bytes": np.array([1000, 10])}),), {"bytes": 0})
+    read = {"costs": costs, "dense": {"bytes": 1000, "error": 0.1}, "metrics": {"error": 0.1, "loss": 1.0}}
+    part = goal_of({"bytes": 0.7}, metric=None, minimize=None, **read)
+    assert (part.minimize, part.beside, dict(part.costs)) == ("error", "bytes", {"bytes": 700})
+    bound = goal_of({"loss": 2}, metric=None, minimize=None, **read)
+    assert (bound.minimize, bound.beside, dict(bound.bounds)) == ("bytes", "loss", {"loss": 2.0})
+    both = goal_of({"loss": 2, "bytes": 500}, metric="error", minimize=None, **read)
+    assert (both.minimize, both.beside) == ("error", "bytes")
+    assert str(both) == "least error with bytes <= 500, loss <= 2"
+    objectives, violation = Goal("error", "bytes", "error", "bytes", {"bytes": 10}, {}).judged(
+        {"error": np.array([0.1, np.nan])}, {"bytes": np.array([15, 5])}
+    )
+    assert objectives.tolist() == [[0.1, 15.0], [np.inf, np.inf]]
+    assert violation.tolist() == [0.5, np.inf]
