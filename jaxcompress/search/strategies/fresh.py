@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcompress.search.genes import Genes
+from jaxcompress.search.strategies.members import no_genes
 from jaxcompress.search.strategies.memory import Memory, fingerprints, seen
 
 if TYPE_CHECKING:
@@ -54,14 +55,10 @@ def fresh(space: Space, key: jax.Array, memory: Memory, n: int, propose: Propose
         genes = _where(old, other, genes)
         return number + 1, genes, *wanting(genes)
 
-    genes, old = lax.while_loop(proceed, attempt, _nothing(space, n))[1:3]
+    genes, old = lax.while_loop(proceed, attempt, (jnp.int32(0), no_genes(space, n), jnp.ones(n, bool), jnp.zeros(n)))[
+        1:3
+    ]
     return _enumerated(space, draw, memory, genes, old) if space.size <= ENUMERATED else genes
-
-
-def _nothing(space: Space, n: int) -> _State:
-    discrete = len(space.cardinalities)
-    genes = Genes(jnp.zeros((n, discrete), jnp.int32), jnp.zeros((n, space.dimensions - discrete)))
-    return jnp.int32(0), genes, jnp.ones(n, bool), jnp.zeros(n)
 
 
 def _enumerated(space: Space, key: jax.Array, memory: Memory, genes: Genes, old: jax.Array) -> Genes:

@@ -23,9 +23,13 @@ class Members(NamedTuple):
 
 def no_members(space: Space, n: int, objectives: int) -> Members:
     """Places for ``n`` that nobody has taken."""
+    return Members(no_genes(space, n), nobody(n, objectives))
+
+
+def no_genes(space: Space, n: int) -> Genes:
+    """Zeros for ``n``."""
     discrete = len(space.cardinalities)
-    codes, values = jnp.zeros((n, discrete), jnp.int32), jnp.zeros((n, space.dimensions - discrete))
-    return Members(Genes(codes, values), nobody(n, objectives))
+    return Genes(jnp.zeros((n, discrete), jnp.int32), jnp.zeros((n, space.dimensions - discrete)))
 
 
 def rows(members: Members, index: jax.Array) -> Members:

@@ -15,6 +15,7 @@ from jaxcompress.search.genes import Genes
 from jaxcompress.search.strategies.checks import whole
 from jaxcompress.search.strategies.fresh import fresh
 from jaxcompress.search.strategies.judgement import Judged, judged
+from jaxcompress.search.strategies.members import no_genes
 from jaxcompress.search.strategies.memory import Memory, empty_memory, fingerprints, remember
 from jaxcompress.search.strategies.seeding import checked_seeds
 from jaxcompress.search.strategy import Candidates, Fitness
@@ -78,19 +79,16 @@ class Proposing(abc.ABC):
             seeds: canonical candidates ``[n]`` that are asked for first, as they are. None: samples alone.
         """
         whole(self, objectives=objectives)
-        seeds = None if seeds is None else checked_seeds(space, seeds)
-        given = 0 if seeds is None else len(seeds.codes)
-        size = -(-max(self._beginning(), given, 1) // self.batch) * self.batch
+        start = no_genes(space, 0) if seeds is None else checked_seeds(space, seeds)
+        given = len(start.codes)
+        n = -(-max(self._beginning(), given, 1) // self.batch) * self.batch - given
         key, samples = jax.random.split(key)
-        memory = empty_memory(self._capacity(space))
-        n = size - given
-        if seeds is not None:
-            memory = remember(memory, fingerprints(seeds))
-        if n or seeds is None:
+        memory = remember(empty_memory(self._capacity(space)), fingerprints(start))
+        if n:
             drawn = fresh(space, samples, memory, n, lambda key, tried, far: space.sample(key, n), self.attempts)
             memory = remember(memory, fingerprints(drawn))
-            seeds = drawn if seeds is None else jax.tree.map(lambda a, b: jnp.concatenate([a, b]), seeds, drawn)
-        return ProposingState(key, jnp.int32(0), seeds, memory, self._ignorance(space, objectives))
+            start = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), start, drawn)
+        return ProposingState(key, jnp.int32(0), start, memory, self._ignorance(space, objectives))
 
     def ask(self, space: Space, state: ProposingState) -> tuple[Candidates, ProposingState]:
         """The next candidates: those to begin with, then what the strategy proposes."""
