@@ -43,12 +43,12 @@ class MaskedCNN:
     Example:
         >>> cnn = MaskedCNN(image=(4, 4, 1), outputs=2, width=4, depth=2, pools=(0,))
         >>> layers = {"width": jnp.array([3, 2]), "kernel": jnp.array([1, 3]), "count": jnp.array(2)}
-        >>> params = cnn.init(layers, jax.random.key(0))
+        >>> params = jax.jit(cnn.init)(layers, jax.random.key(0))
         >>> small = cnn.extract(params, layers)
         >>> small["layer0"]["kernel"].shape, small["layer1"]["kernel"].shape
         ((1, 1, 1, 3), (3, 3, 3, 2))
         >>> x = jnp.ones((1, 4, 4, 1))
-        >>> bool(jnp.allclose(cnn.apply(params, layers, x), cnn.dense(small, x), atol=1e-6))
+        >>> bool(jnp.allclose(jax.jit(cnn.apply)(params, layers, x), jax.jit(cnn.dense)(small, x), atol=1e-6))
         True
     """
 

@@ -39,12 +39,12 @@ class MaskedMLP:
     Example:
         >>> mlp = MaskedMLP(inputs=4, outputs=2, width=8, depth=3)
         >>> layers = {"width": jnp.array([5, 3, 8]), "count": jnp.array(2)}
-        >>> params = mlp.init(layers, jax.random.key(0))
+        >>> params = jax.jit(mlp.init)(layers, jax.random.key(0))
         >>> small = mlp.extract(params, layers)
         >>> jax.tree.map(jnp.shape, small["layer1"])
         {'bias': (3,), 'kernel': (5, 3)}
         >>> x = jnp.ones((1, 4))
-        >>> bool(jnp.allclose(mlp.apply(params, layers, x), mlp.dense(small, x), atol=1e-6))
+        >>> bool(jnp.allclose(jax.jit(mlp.apply)(params, layers, x), jax.jit(mlp.dense)(small, x), atol=1e-6))
         True
     """
 
