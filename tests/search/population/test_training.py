@@ -108,7 +108,7 @@ def decaying(candidate, steps):
     )
 
 
-def test_fidelity_is_a_number_of_steps_of_each_candidate_and_training_goes_on_from_given_parameters():
+def test_fidelity_is_a_number_of_steps_from_given_parameters_on():
     candidates, data = candidates_for(MLP), data_for(MLP)
     params = jax.jit(jax.vmap(MLP.init))(candidates["layers"], KEYS)
     trained = population.train_population(
