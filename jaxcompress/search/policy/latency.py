@@ -47,10 +47,8 @@ def with_latency(table: VariantTable, inputs: Sequence[Any] | None) -> Costs:
         for column, decision in enumerate(table.leaves)
         for variant, leaf in enumerate(table.variants[column])
     }
-    known = _timed({_name(*call): call for calls in wanted.values() for call in calls})
-    alone = {
-        place: sum(times * known[_name(p, times, leaf)] for p, times, leaf in calls) for place, calls in wanted.items()
-    }
+    known = _timed({_name(product, leaf): (product, leaf) for calls in wanted.values() for product, _, leaf in calls})
+    alone = {place: sum(times * known[_name(p, leaf)] for p, times, leaf in calls) for place, calls in wanted.items()}
     tables = {}
     for item in table.costs.items:
         flops = item.tables["flops"].astype(np.float64)
@@ -86,14 +84,13 @@ def _missing(product: Product, leaf: Any) -> int:
     return math.prod(size for axis, size in enumerate(leaf.shape) if axis not in product.axes)
 
 
-def _name(product: Product, times: int, leaf: Any) -> Program:
+def _name(product: Product, leaf: Any) -> Program:
     """Equal for equal programs."""
-    del times
     kinds = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(leaf))
     return product, jax.tree.structure(leaf) if is_compressed(leaf) else None, kinds
 
 
-def _timed(calls: dict[Program, tuple[Product, int, Any]]) -> dict[Program, float]:
+def _timed(calls: dict[Program, tuple[Product, Any]]) -> dict[Program, float]:
     """Milliseconds of every program, some of them in turn."""
     found: dict[Program, float] = {}
     names = list(calls)
@@ -101,7 +98,7 @@ def _timed(calls: dict[Program, tuple[Product, int, Any]]) -> dict[Program, floa
         some = names[start : start + _TOGETHER]
         runs = []
         for name in some:
-            product, _, leaf = calls[name]
+            product, leaf = calls[name]
             run, x = jax.jit(lift(_Call(product))), jnp.zeros(product.x, product.dtype)
             runs.append(lambda run=run, leaf=leaf, x=x: run(leaf, x))
         found.update(zip(some, interleaved_ms(runs, samples=_SAMPLES), strict=True))

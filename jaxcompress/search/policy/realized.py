@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcompress.core.granularity import scale_shape
 from jaxcompress.core.leaf import CompressedArray
 from jaxcompress.core.lift import lift
 from jaxcompress.core.observe import observe
@@ -91,6 +92,8 @@ def realize(
     """
     fn, params, settings = table.fn, table.params, table.settings(row)
     sites, small, units = table.sites, None, table.kept_units(row)
+    if not units and finetune is None and table.fitted == (calibration is not None):
+        return Realized(fn, table.tree(row), None)  # made already
     if units:
         assert table.groups is not None
         assert inputs is not None
@@ -162,10 +165,12 @@ def _fitting(
     grouped = [path for path, one in settings.items() if one.group_size is not None]
     if grouped:
         for part in find_parts(params, where=grouped, sites=sites, method="policy"):
-            roles, size = part.known_roles("policy"), settings[part.path].group_size
-            if size and (part.array.shape[roles.contracting[-1]] % size or not roles.contracting):
+            size = settings[part.path].group_size
+            try:
+                scale_shape(part.array.shape, part.known_roles("policy"), group_size=size)
+            except ValueError:
                 found[part.path] = dataclasses.replace(settings[part.path], group_size=None)
-                notes.append(f"{part.path}: whole channels share a scale, groups of {size} do not divide what is left")
+                notes.append(f"{part.path}: whole channels share a scale: groups of {size} do not divide what is left")
     return found, tuple(notes)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.core.lift import lift
@@ -19,7 +20,7 @@ from jaxcompress.search.policy.evaluation import Evaluate, Evaluation, scalars
 from jaxcompress.search.policy.goal import Goal, goal_of
 from jaxcompress.search.policy.latency import with_latency
 from jaxcompress.search.policy.realized import Calibration, Finetune, Realized, real_costs, realize
-from jaxcompress.search.policy.refine import policy_space, refine, seed_rows
+from jaxcompress.search.policy.refine import refine, seed_rows
 from jaxcompress.search.policy.result import Judgement, PolicyResult
 from jaxcompress.search.policy.sensitivity import PolicyScores, second_order, sweep
 from jaxcompress.search.policy.sizes import Coder, file_bytes
@@ -103,7 +104,7 @@ def policy(
     Raises:
         ValueError: if a budget cannot be met (says the least that is possible), no policy keeps the bounds (says the
             best found), a name is unknown, or data hold NaN; names it.
-        TypeError: if ``evaluate`` cannot be traced or takes other arguments.
+        TypeError: if ``evaluate`` cannot be traced or takes other arguments, or ``key`` is no typed key.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (64, 8))
@@ -124,6 +125,8 @@ def policy(
     for name, count, least in (("evaluations", evaluations, 0), ("finalists", finalists, 1)):
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise ValueError(f"policy: {name} must be an integer of at least {least}, got {count!r}")
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.shape):
+        raise TypeError(f"policy: key= must be one typed key, jax.random.key(seed), got {key!r}")
     fit = None if calibration is None else Calibration(list(calibration), calibration_inputs)
     if fitted_variants and fit is None:
         raise ValueError("policy: fitted_variants=True needs calibration= (batches to fit to)")
@@ -147,7 +150,6 @@ def policy(
     generations = 0
     if evaluations and any(len(allowed) > 1 for allowed in table.allowed):
         chosen = NSGA2(population=64) if strategy is None else strategy
-        policy_space(table)
         generations = refine(evaluation, goal, costs, seeds=seeds, strategy=chosen, evaluations=evaluations, key=key)
     best, realized = work.best(goal, evaluation.known[0], finalists)
     uniform = work.best_uniform(goal)

@@ -56,6 +56,7 @@ class VariantTable:
         groups: the groups of the function; None where no channels are decided.
         coder: of the file.
         storage: ``"dense"`` or ``"compressed"``: how variants stand in the program.
+        fitted: whether variants are fitted to data.
     """
 
     fn: Callable[..., Any]
@@ -68,6 +69,7 @@ class VariantTable:
     groups: Groups | None
     coder: Coder
     storage: Literal["dense", "compressed"]
+    fitted: bool = False
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -181,8 +183,9 @@ def variant_table(
     variants = _variants(params, leaves, sites, stats)
     costs = _costs(params, leaves, units, variants, sites, groups, coder)
     costs = costs.with_fixed("bytes", costs.fixed["bytes"] + _around(params, leaves, variants, costs, coder))
+    held = _storage(storage, params, leaves)
     return VariantTable(
-        fn, params, leaves, units, variants, costs, sites, groups, coder, _storage(storage, params, leaves)
+        fn, params, leaves, units, variants, costs, sites, groups, coder, held, fitted=stats is not None
     )
 
 
