@@ -12,6 +12,7 @@ from jaxcompress.search.spaces.mobilenet import Stage as Stage
 from jaxcompress.search.spaces.nas_bench_201 import NasBench201 as NasBench201
 from jaxcompress.search.spaces.nasnet import NasNet as NasNet
 from jaxcompress.search.spaces.text import Text as Text
+from jaxcompress.search.spaces.text_network import TextNetwork as TextNetwork
 from jaxcompress.search.spaces.training import augmented as augmented
 from jaxcompress.search.spaces.training import learning_rate as learning_rate
 from jaxcompress.search.spaces.training import smoothed as smoothed
