@@ -27,7 +27,7 @@ import optax
 
 from benchmarks.parts import Rows, run_parts
 from benchmarks.results import row
-from jaxcompress.search.policy import Evaluation, settings, variant_table
+from jaxcompress.search.policies import Evaluation, settings, variant_table
 
 POLICIES, ROUNDS = 256, 5
 BITS, SPARSITIES, RANKS = (2, 3, 4, 6, 8), (0.0, 0.5), (None, 0.5)

@@ -3,6 +3,7 @@
 from jaxcompress.search import cells as cells
 from jaxcompress.search import darts as darts
 from jaxcompress.search import hardware as hardware
+from jaxcompress.search import large_scale as large_scale
 from jaxcompress.search import population as population
 from jaxcompress.search import proxies as proxies
 from jaxcompress.search import spaces as spaces
@@ -21,11 +22,11 @@ from jaxcompress.search.executors import Vmap as Vmap
 from jaxcompress.search.executors import population_evaluator as population_evaluator
 from jaxcompress.search.genes import Genes as Genes
 from jaxcompress.search.pareto import Pareto as Pareto
-from jaxcompress.search.policy import Channels as Channels
-from jaxcompress.search.policy import PolicyResult as PolicyResult
-from jaxcompress.search.policy import Setting as Setting
-from jaxcompress.search.policy import policy as policy
-from jaxcompress.search.policy import settings as settings
+from jaxcompress.search.policies import Channels as Channels
+from jaxcompress.search.policies import PolicyResult as PolicyResult
+from jaxcompress.search.policies import Setting as Setting
+from jaxcompress.search.policies import policy as policy
+from jaxcompress.search.policies import settings as settings
 from jaxcompress.search.progress import Progress as Progress
 from jaxcompress.search.python_evaluation import python as python
 from jaxcompress.search.result import Run as Run

@@ -109,7 +109,7 @@ class CellNetwork:
                 x = halve(params["halvings"][stage - 1], x)
             x, _ = lax.scan(lambda x, own: (self.cell.apply(own, genome["edges"], x), None), x, cells)
         features = jnp.mean(jax.nn.relu(batch_norm(x)), axis=(1, 2))
-        return features @ params["head"]["kernel"] + params["head"]["bias"]
+        return features @ params["head"]["kernel"] + params["head"]["bias"][None, :]
 
 
 def halve(params: dict[str, Any], x: jax.Array) -> jax.Array:

@@ -9,6 +9,8 @@ from jaxcompress.search.darts.discretize import strongest_edges as strongest_edg
 from jaxcompress.search.darts.discretize import strongest_operations as strongest_operations
 from jaxcompress.search.darts.epochs import Relaxed as Relaxed
 from jaxcompress.search.darts.epochs import search as search
+from jaxcompress.search.darts.gap import Gap as Gap
+from jaxcompress.search.darts.gap import discretization_gap as discretization_gap
 from jaxcompress.search.darts.relaxation import doubt as doubt
 from jaxcompress.search.darts.relaxation import mixed as mixed
 from jaxcompress.search.darts.relaxation import relax as relax

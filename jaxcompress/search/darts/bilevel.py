@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from jaxcompress.search.darts.relaxation import relax
+from jaxcompress.search.darts.relaxation import doubt, relax
 
 Apply = Callable[..., Any]
 Loss = Callable[[Any, Any], jax.Array]
@@ -67,6 +67,8 @@ class Bilevel:
         loss: ``(outputs, targets) -> scalar``.
         weights: the optimizer of the weights.
         architecture: the optimizer of the architecture.
+        decisiveness: what `doubt` weighs in the architecture's loss (0: the paper). Mixtures that are sure of
+            themselves lose less when they become one operation (`discretization_gap`).
 
     References:
         Liu et al., 2019. https://arxiv.org/abs/1806.09055
@@ -76,6 +78,7 @@ class Bilevel:
     loss: Loss
     weights: optax.GradientTransformation
     architecture: optax.GradientTransformation
+    decisiveness: float = 0.0
 
     def init(self, params: Any, alphas: Any) -> DARTSState:
         """The state before the first step."""
@@ -94,7 +97,12 @@ class Bilevel:
             train: a batch ``(inputs, targets)`` of the split that weights learn from.
             validation: a batch of the other split, which weights never see.
         """
-        validation_loss, slope = jax.value_and_grad(self.objective, argnums=1)(state.params, state.alphas, validation)
+
+        def to_lower(alphas: Any) -> tuple[jax.Array, jax.Array]:
+            loss = self.objective(state.params, alphas, validation)
+            return loss + self.decisiveness * doubt(alphas) if self.decisiveness else loss, loss
+
+        slope, validation_loss = jax.grad(to_lower, has_aux=True)(state.alphas)
         updates, architecture = self.architecture.update(slope, state.architecture, state.alphas)
         alphas = optax.apply_updates(state.alphas, updates)
         train_loss, slope = jax.value_and_grad(self.objective)(state.params, alphas, train)

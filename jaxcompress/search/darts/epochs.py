@@ -59,6 +59,7 @@ def search(
     batch_size: int = 64,
     weights: optax.GradientTransformation | None = None,
     architecture: optax.GradientTransformation | None = None,
+    decisiveness: float = 0.0,
     state: DARTSState | None = None,
     progress: Callable[[int, Losses], None] | None = None,
 ) -> Relaxed:
@@ -77,6 +78,7 @@ def search(
         batch_size: rows of a step, of each split.
         weights: the optimizer of the weights, by default `weight_optimizer` over all steps.
         architecture: the optimizer of the architecture, by default `architecture_optimizer`.
+        decisiveness: see `Bilevel`; 0 is the paper.
         state: of an earlier call, to go on with; ``params`` and ``alphas`` are not looked at then.
         progress: called after every epoch with its number and mean losses.
 
@@ -98,6 +100,7 @@ def search(
         loss,
         weight_optimizer(steps * epochs) if weights is None else weights,
         architecture_optimizer() if architecture is None else architecture,
+        decisiveness,
     )
     now = bilevel.init(params, alphas) if state is None else state
     epoch = jax.jit(functools.partial(_epoch, bilevel))

@@ -83,8 +83,11 @@ class Alternation:
     def train_weights(self, state: SharingState, data: tuple[Any, Any], rows: jax.Array, key: jax.Array) -> Any:
         """Weight steps on minibatches ``rows`` ``[steps, batch]``, each for ``samples`` subnets drawn from the policy.
 
-        A step whose gradient is not finite in all its numbers is left out: one subnet must not ruin the weights of
-        all. Returns the state, and the mean loss of the steps taken (NaN if none).
+        A subnet whose loss or gradient is not finite does not count: one must not ruin the weights of all. Where none
+        counts the step is left out.
+
+        Returns:
+            The state, and the mean loss of the steps that were taken (NaN without any).
         """
 
         def step(carry, now):
@@ -95,16 +98,18 @@ class Alternation:
 
             def one(total, genes):
                 genome = self.space.decode(genes)
-                result = jax.value_and_grad(lambda p: self.loss(self.apply(p, genome, inputs), targets))(params)
-                return jax.tree.map(lambda a, b: a + b / self.samples, total, result), None
+                own = jax.value_and_grad(lambda p: self.loss(self.apply(p, genome, inputs), targets))(params)
+                finite = jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(own)]))
+                own = (*own, jnp.float32(1.0))
+                return jax.tree.map(lambda a, b: jnp.where(finite, a + b, a), total, own), None
 
-            nothing = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
-            (loss, slope), _ = jax.lax.scan(one, nothing, genes)
-            finite = jnp.isfinite(optax.global_norm(slope)) & jnp.isfinite(loss)
+            nothing = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params), jnp.float32(0.0))
+            (loss, slope, count), _ = jax.lax.scan(one, nothing, genes)
+            slope = jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1.0).astype(leaf.dtype), slope)
             updates, new = self.optimizer.update(slope, optimizer, params)
             after = (optax.apply_updates(params, updates), new)
-            carry = jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, carry)
-            return carry, jnp.where(finite, loss, jnp.nan)
+            carry = jax.tree.map(lambda a, b: jnp.where(count > 0, a, b), after, carry)
+            return carry, loss / jnp.where(count > 0, count, jnp.nan)
 
         keys = jax.random.split(key, len(rows))
         (params, optimizer), losses = jax.lax.scan(step, (state.params, state.optimizer), (rows, keys))
@@ -126,14 +131,19 @@ class Alternation:
         return state._replace(controller=controller), errors
 
     def errors(self, params: Any, genes: Any, batch: tuple[Any, Any]) -> jax.Array:
-        """The error of each subnet ``[n]`` on one batch, with the shared weights; infinite where it is no number."""
+        """The error of each subnet ``[n]`` on one batch, with the shared weights.
+
+        Infinite where it or an output is no finite number: the argmax of NaN is a class like any other.
+        """
         inputs, targets = batch
 
         def one(genes):
-            return self.error(self.apply(params, self.space.decode(genes), inputs), targets).astype(jnp.float32)
+            outputs = self.apply(params, self.space.decode(genes), inputs)
+            error = self.error(outputs, targets).astype(jnp.float32)
+            finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in (error, *jax.tree.leaves(outputs))])
+            return jnp.where(finite.all(), error, jnp.inf)
 
-        errors = jax.lax.map(one, genes)
-        return jnp.where(jnp.isfinite(errors), errors, jnp.inf)
+        return jax.lax.map(one, genes)
 
     def _violation(self, genes: Any) -> jax.Array:
         return self.space.violation(self.space.decode(genes))

@@ -72,6 +72,7 @@ class ENAS:
         constant: bounds the logits, ``constant * tanh(logits / temperature)`` (the paper's value).
         temperature: see ``constant`` (the paper's value).
         boundary_penalty: per decision, times how far beyond the limits it is (`jaxcompress.search.enas.boundary`).
+            A high one leaves a policy that hardly tries what comes when the limits widen.
         violation_penalty: times ``log(1 + violation)`` of the constraints.
         scaled: measure the objective in its moving standard deviation, so that the weights above mean the same for any
             objective. False: the reward as in the paper, minus the plain objective.
@@ -100,7 +101,7 @@ class ENAS:
     decay: float = 0.9
     constant: float = 2.5
     temperature: float = 5.0
-    boundary_penalty: float = 1.0
+    boundary_penalty: float = 0.3
     violation_penalty: float = 1.0
     scaled: bool = True
 

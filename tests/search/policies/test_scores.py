@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jaxcompress as jc
-from jaxcompress.search.policy import Channels, Evaluation, Setting, kl, second_order, sweep, variant_table
-from tests.search.policy import small
+from jaxcompress.search.policies import Channels, Evaluation, Setting, kl, second_order, sweep, variant_table
+from tests.search.policies import small
 
 X, Y = small.data()
 BITS = (2, 4, 8)

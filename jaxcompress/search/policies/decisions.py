@@ -11,8 +11,8 @@ import numpy as np
 from jaxcompress.core.parts import find_parts
 from jaxcompress.core.paths import matches
 from jaxcompress.prune.scores.group_scores import group_scores
-from jaxcompress.search.policy.applied import resolved_ranks
-from jaxcompress.search.policy.setting import Channels, Setting, setting_of
+from jaxcompress.search.policies.applied import resolved_ranks
+from jaxcompress.search.policies.setting import Channels, Setting, setting_of
 
 if TYPE_CHECKING:
     from jaxcompress.core.groups import Groups

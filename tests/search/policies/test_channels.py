@@ -5,9 +5,9 @@ import pytest
 
 import jaxcompress as jc
 from jaxcompress.core.paths import flatten_with_paths
-from jaxcompress.search.policy import Channels, Evaluation, Setting, allocate, realize, sweep, variant_table
-from jaxcompress.search.policy.sizes import cut_bits, stored_bits
-from tests.search.policy import small
+from jaxcompress.search.policies import Channels, Evaluation, Setting, allocate, realize, sweep, variant_table
+from jaxcompress.search.policies.sizes import cut_bits, stored_bits
+from tests.search.policies import small
 
 X, Y = small.data()
 KEPT = [Channels(1.0), Channels(0.5), Channels(0.25)]

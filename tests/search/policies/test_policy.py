@@ -7,10 +7,10 @@ import optax
 import pytest
 
 import jaxcompress as jc
-from jaxcompress.search.policy import Channels, Setting, settings
-from jaxcompress.search.policy.costs import CostItem, Costs
-from jaxcompress.search.policy.goal import Goal, goal_of
-from tests.search.policy import small
+from jaxcompress.search.policies import Channels, Setting, settings
+from jaxcompress.search.policies.costs import CostItem, Costs
+from jaxcompress.search.policies.goal import Goal, goal_of
+from tests.search.policies import small
 
 SEARCH, REPORT = small.data(1), small.data(2)
 CHOICES = {"**/kernel": settings(bits=(2, 4, 8), sparsity=(0.0, 0.5))}

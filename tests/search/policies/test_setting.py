@@ -2,8 +2,8 @@
 
 import pytest
 
-from jaxcompress.search.policy import Channels, Setting, settings
-from jaxcompress.search.policy.setting import setting_of
+from jaxcompress.search.policies import Channels, Setting, settings
+from jaxcompress.search.policies.setting import setting_of
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from jaxcompress.core.parts import find_parts, require_finite
 from jaxcompress.core.paths import flatten_with_paths, replace_at
 from jaxcompress.core.sites import sites as find_sites
 from jaxcompress.core.table import html_table, text_table
-from jaxcompress.search.policy.applied import compressed
-from jaxcompress.search.policy.costs import CostItem, Costs
-from jaxcompress.search.policy.decisions import Choices, Decision, GroupDecision, LeafDecision, find_decisions
-from jaxcompress.search.policy.setting import Channels, Setting, setting_of
-from jaxcompress.search.policy.sizes import (
+from jaxcompress.search.policies.applied import compressed
+from jaxcompress.search.policies.costs import CostItem, Costs
+from jaxcompress.search.policies.decisions import Choices, Decision, GroupDecision, LeafDecision, find_decisions
+from jaxcompress.search.policies.setting import Channels, Setting, setting_of
+from jaxcompress.search.policies.sizes import (
     Coder,
     coded_bytes,
     cut_bits,
@@ -158,7 +158,7 @@ def variant_table(
             that fits a weight counts, and the first that fits a member of a group.
         inputs: example arguments after the parameters: what the axes mean, operations of a call, groups of channels.
             Without them kernels of two axes are read as (in, out), and there are no ``flops`` and no channels.
-        stats: of `jaxcompress.observe`: variants are then fitted to data (`jaxcompress.search.policy.compressed`),
+        stats: of `jaxcompress.observe`: variants are then fitted to data (`jaxcompress.search.policies.compressed`),
             which takes longer.
         coder: of the file, as in `jaxcompress.save`.
         storage: ``"dense"``: variants stand in memory as dense arrays, fast; ``"compressed"``: as leaves that the

@@ -7,9 +7,9 @@ import pytest
 
 import jaxcompress as jc
 from jaxcompress.core.paths import flatten_with_paths
-from jaxcompress.search.policy import Channels, Evaluation, Setting, compressed, settings, sweep, variant_table
-from jaxcompress.search.policy.sizes import file_bytes, stored_bits
-from tests.search.policy import small
+from jaxcompress.search.policies import Channels, Evaluation, Setting, compressed, settings, sweep, variant_table
+from jaxcompress.search.policies.sizes import file_bytes, stored_bits
+from tests.search.policies import small
 
 KINDS = (*settings(bits=(2, 8), sparsity=(0.0, 0.5)), Setting(rank=0.5), Setting(levels=4, sparsity=0.5))
 X, Y = small.data()

@@ -6,9 +6,9 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxcompress.search.policy import PolicyScores, allocate
-from jaxcompress.search.policy.allocation import allocations, least_costs
-from jaxcompress.search.policy.costs import CostItem, Costs
+from jaxcompress.search.policies import PolicyScores, allocate
+from jaxcompress.search.policies.allocation import allocations, least_costs
+from jaxcompress.search.policies.costs import CostItem, Costs
 from jaxcompress.solvers.choices import best_choices
 
 

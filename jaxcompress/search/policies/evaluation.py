@@ -17,8 +17,8 @@ from jaxcompress.core.paths import flatten_with_paths, replace_at
 from jaxcompress.search.executors.executor import Executor
 from jaxcompress.search.executors.measured import choose
 from jaxcompress.search.executors.population import Program, executor_of
-from jaxcompress.search.policy.decisions import GroupDecision
-from jaxcompress.search.policy.table import VariantTable
+from jaxcompress.search.policies.decisions import GroupDecision
+from jaxcompress.search.policies.table import VariantTable
 
 _NOT_TRACEABLE = (
     jax.errors.ConcretizationTypeError,
@@ -51,7 +51,7 @@ class Evaluation:
         executor: name of the one that is used; None before the first call.
 
     Example:
-        >>> from jaxcompress.search.policy import Setting, variant_table
+        >>> from jaxcompress.search.policies import Setting, variant_table
         >>> table = variant_table(lambda p, x: x @ p["w"], {"w": jnp.eye(2)}, {"w": [Setting(bits=4), Setting(bits=8)]})
         >>> evaluation = Evaluation(table, lambda apply, p: apply(p, jnp.ones((1, 2))).sum())
         >>> evaluation([[0], [1]])["error"].round(3).tolist()

@@ -10,12 +10,12 @@ import numpy as np
 
 from jaxcompress.core.shrink import Shrunk
 from jaxcompress.core.table import html_table, text_table
-from jaxcompress.search.policy.costs import Costs
-from jaxcompress.search.policy.goal import Goal
-from jaxcompress.search.policy.sensitivity import PolicyScores
-from jaxcompress.search.policy.setting import Setting
-from jaxcompress.search.policy.sizes import stored_bits
-from jaxcompress.search.policy.table import VariantTable
+from jaxcompress.search.policies.costs import Costs
+from jaxcompress.search.policies.goal import Goal
+from jaxcompress.search.policies.sensitivity import PolicyScores
+from jaxcompress.search.policies.setting import Setting
+from jaxcompress.search.policies.sizes import stored_bits
+from jaxcompress.search.policies.table import VariantTable
 
 Numbers = Mapping[str, float]
 

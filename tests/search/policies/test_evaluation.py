@@ -1,11 +1,14 @@
 """One program for all policies: how often it is compiled, what it refuses, how it may be run."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.search.policy import Evaluation, Setting, settings, variant_table
-from tests.search.policy import small
+from jaxcompress.search import NSGA2
+from jaxcompress.search.policies import Evaluation, Setting, refine, settings, variant_table
+from jaxcompress.search.policies.goal import Goal
+from tests.search.policies import small
 
 X, Y = small.data()
 SPARSE = settings(sparsity=tuple(i / 20 for i in range(18)))  # one program of magnitude pruning for all
@@ -76,3 +79,14 @@ def test_known_policies_are_given_back(table):
     assert rows.tolist() == [[2, 1, 0], [0, 1, 2]]
     assert set(metrics) == {"loss", "error"}
     assert str(Setting()) == table.leaves[0].label(0)
+
+
+def test_evolution_compiles_nothing_after_its_first_generation(table, compilations):
+    evaluation = Evaluation(table, small.evaluate, data=(X, Y))
+    goal = Goal("loss", "stored_bits", "loss", "stored_bits", {"stored_bits": 9000}, {})
+    given = {"seeds": table.uniform_rows(), "strategy": NSGA2(population=16)}
+    assert refine(evaluation, goal, table.costs, evaluations=1, key=jax.random.key(0), **given) == 1
+    before = compilations()
+    assert refine(evaluation, goal, table.costs, evaluations=400, key=jax.random.key(1), **given) > 20
+    assert compilations() == before
+    assert 417 <= evaluation.evaluations < 417 + 2 * 16

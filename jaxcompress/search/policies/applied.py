@@ -20,7 +20,7 @@ from jaxcompress.prune.masked import Masked
 from jaxcompress.prune.sparsegpt import sparsegpt
 from jaxcompress.quantize.gptq import gptq
 from jaxcompress.quantize.rtn import rtn
-from jaxcompress.search.policy.setting import Setting
+from jaxcompress.search.policies.setting import Setting
 
 if TYPE_CHECKING:
     from jaxcompress.core.sites import Sites

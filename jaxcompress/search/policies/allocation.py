@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.search.policy.costs import CostItem, Costs
-from jaxcompress.search.policy.sensitivity import PolicyScores
+from jaxcompress.search.policies.costs import CostItem, Costs
+from jaxcompress.search.policies.sensitivity import PolicyScores
 
 _TRIES = 6  # solutions that break a budget by the solver's rounding, each solved again below it
 
@@ -57,7 +57,7 @@ def allocate(
         ValueError: if a budget is no cost of the table, or cannot be met (says the least that is possible).
 
     Example:
-        >>> from jaxcompress.search.policy import Evaluation, Setting, sweep, variant_table
+        >>> from jaxcompress.search.policies import Evaluation, Setting, sweep, variant_table
         >>> x = jax.random.normal(jax.random.key(0), (64, 8))
         >>> params = {"a": jnp.eye(8) + 0.01 * x[:8], "b": 9 * x[8:16]}
         >>> fn = lambda p, x: x @ p["a"] + x @ p["b"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.search.policy.costs import Costs
+from jaxcompress.search.policies.costs import Costs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -23,10 +23,10 @@ from jaxcompress.factorize.lowrank import LowRank
 from jaxcompress.quantize.training.convert import convert
 from jaxcompress.quantize.training.prepare import prepare
 from jaxcompress.quantize.training.spec import QAT
-from jaxcompress.search.policy.applied import pruned, rounded
-from jaxcompress.search.policy.setting import Setting
-from jaxcompress.search.policy.sizes import file_bytes, site_macs, stored_bits, variant_flops
-from jaxcompress.search.policy.table import VariantTable
+from jaxcompress.search.policies.applied import pruned, rounded
+from jaxcompress.search.policies.setting import Setting
+from jaxcompress.search.policies.sizes import file_bytes, site_macs, stored_bits, variant_flops
+from jaxcompress.search.policies.table import VariantTable
 
 Finetune = Callable[[Callable[..., Any], Any], Any]
 

@@ -13,18 +13,18 @@ import numpy as np
 from jaxcompress.core.lift import lift
 from jaxcompress.core.observe import observe
 from jaxcompress.search.executors.executor import Executor
-from jaxcompress.search.policy.allocation import allocate
-from jaxcompress.search.policy.costs import Costs
-from jaxcompress.search.policy.decisions import Choices
-from jaxcompress.search.policy.evaluation import Evaluate, Evaluation, scalars
-from jaxcompress.search.policy.goal import Goal, goal_of
-from jaxcompress.search.policy.latency import with_latency
-from jaxcompress.search.policy.realized import Calibration, Finetune, Realized, real_costs, realize
-from jaxcompress.search.policy.refine import refine, seed_rows
-from jaxcompress.search.policy.result import Judgement, PolicyResult
-from jaxcompress.search.policy.sensitivity import PolicyScores, second_order, sweep
-from jaxcompress.search.policy.sizes import Coder, file_bytes
-from jaxcompress.search.policy.table import Storage, VariantTable, variant_table
+from jaxcompress.search.policies.allocation import allocate
+from jaxcompress.search.policies.costs import Costs
+from jaxcompress.search.policies.decisions import Choices
+from jaxcompress.search.policies.evaluation import Evaluate, Evaluation, scalars
+from jaxcompress.search.policies.goal import Goal, goal_of
+from jaxcompress.search.policies.latency import with_latency
+from jaxcompress.search.policies.realized import Calibration, Finetune, Realized, real_costs, realize
+from jaxcompress.search.policies.refine import refine, seed_rows
+from jaxcompress.search.policies.result import Judgement, PolicyResult
+from jaxcompress.search.policies.sensitivity import PolicyScores, second_order, sweep
+from jaxcompress.search.policies.sizes import Coder, file_bytes
+from jaxcompress.search.policies.table import Storage, VariantTable, variant_table
 from jaxcompress.search.strategies import NSGA2
 from jaxcompress.search.strategy import Strategy
 

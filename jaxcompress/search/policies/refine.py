@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.search.genes import Genes
-from jaxcompress.search.policy.allocation import allocations, least_costs
-from jaxcompress.search.policy.costs import Costs
-from jaxcompress.search.policy.evaluation import Evaluation
-from jaxcompress.search.policy.goal import Goal
-from jaxcompress.search.policy.sensitivity import PolicyScores
-from jaxcompress.search.policy.table import VariantTable
+from jaxcompress.search.policies.allocation import allocations, least_costs
+from jaxcompress.search.policies.costs import Costs
+from jaxcompress.search.policies.evaluation import Evaluation
+from jaxcompress.search.policies.goal import Goal
+from jaxcompress.search.policies.sensitivity import PolicyScores
+from jaxcompress.search.policies.table import VariantTable
 from jaxcompress.search.space import Choice, Space
 from jaxcompress.search.strategy import Candidates, Fitness, Strategy
 

@@ -14,8 +14,8 @@ from jaxcompress.core.leaf import dense, is_compressed
 from jaxcompress.core.lift import lift
 from jaxcompress.core.paths import flatten_with_paths
 from jaxcompress.core.table import html_table, text_table
-from jaxcompress.search.policy.evaluation import Evaluation
-from jaxcompress.search.policy.table import VariantTable
+from jaxcompress.search.policies.evaluation import Evaluation
+from jaxcompress.search.policies.table import VariantTable
 
 Batches: TypeAlias = Iterable[Any]
 
@@ -77,7 +77,7 @@ def sweep(evaluation: Evaluation, metric: str = "error") -> PolicyScores:
         ValueError: if there is no such metric, or the network as it is fails.
 
     Example:
-        >>> from jaxcompress.search.policy import Setting, variant_table
+        >>> from jaxcompress.search.policies import Setting, variant_table
         >>> params = {"w": jnp.array([[1.0], [0.4]])}
         >>> table = variant_table(lambda p, x: x @ p["w"], params, {"w": [Setting(bits=2), Setting(bits=4)]})
         >>> loss = lambda apply, p: jnp.square(apply(p, jnp.eye(2)) - params["w"]).sum()
@@ -108,7 +108,7 @@ def second_order(table: VariantTable, curvature: Any) -> PolicyScores:
             members' dropped weights.
 
     Example:
-        >>> from jaxcompress.search.policy import Setting, variant_table
+        >>> from jaxcompress.search.policies import Setting, variant_table
         >>> params = {"w": jnp.array([[1.0], [0.4]])}
         >>> table = variant_table(lambda p, x: x @ p["w"], params, {"w": [Setting(bits=4)]})
         >>> curvature = jc.quantize.fisher(lambda p, x: jnp.mean(x @ p["w"]), params, [jnp.eye(2)])

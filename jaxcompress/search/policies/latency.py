@@ -16,8 +16,8 @@ from jaxcompress.core.leaf import is_compressed
 from jaxcompress.core.lift import lift
 from jaxcompress.core.timing import filled, interleaved_ms, median_ms
 from jaxcompress.factorize.rank.products import Product, products_of
-from jaxcompress.search.policy.costs import Costs
-from jaxcompress.search.policy.table import VariantTable
+from jaxcompress.search.policies.costs import Costs
+from jaxcompress.search.policies.table import VariantTable
 
 Program = tuple[Any, ...]
 _SAMPLES = 5
