@@ -126,6 +126,12 @@ def test_small_spaces_are_exhausted_before_anything_is_repeated():
     assert len(np.unique(np.asarray(candidates), axis=0)) == 8
 
 
+def test_lowers_for_every_platform():
+    function = jax.jit(lambda key: searched(HALVING, key, 2)[1])
+    exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(jax.random.key(0))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+
+
 def test_correlation_counts_and_ranks():
     """By hand: ranks 1 2 3 4 against 2 1 3 4 have Spearman 1 - 6*2/60 = .8, Kendall (5 - 1)/6; failed are left out."""
     losses = np.array([[1, 20, 7], [2, 10, np.nan], [3, 30, 5], [4, 40, 6], [5, np.inf, np.nan]], float)
