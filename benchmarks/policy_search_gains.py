@@ -32,8 +32,8 @@ from benchmarks.pruning_lenets import LENET5
 from benchmarks.pruning_llama import MATRICES, model
 from benchmarks.resnet import ResNet20
 from benchmarks.results import row
-from jaxcompress.search.policy import Evaluation, policy, settings
-from jaxcompress.search.policy.sizes import file_bytes
+from jaxcompress.search.policies import Evaluation, policy, settings
+from jaxcompress.search.policies.sizes import file_bytes
 from tests.zoo import llama
 
 Rows = list[dict[str, Any]]
