@@ -1,0 +1,107 @@
+"""Cells: sums by hand, convolutions against XLA's, discrete choices against mixtures of one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export, lax
+
+from jaxcompress.search.cells import NAS_BENCH_201, Cell, CellNetwork
+from jaxcompress.search.cells.operations import average_pool, convolve
+from jaxcompress.search.spaces import nas_bench_201
+
+NONE, SKIP, CONV1, CONV3, POOL = range(5)
+NETWORK = CellNetwork(classes=4, channels=3, stages=2, cells=2, inputs=1)
+
+
+def image(*shape):
+    return jax.random.normal(jax.random.key(0), shape)
+
+
+def test_names_and_edges_are_those_of_the_benchmark():
+    assert tuple(operation.name for operation in NAS_BENCH_201) == nas_bench_201.OPERATIONS
+    assert Cell().edges == nas_bench_201.EDGES
+    assert NETWORK.space.cardinalities == (5,) * 6
+
+
+def test_nodes_are_sums():
+    """Skips alone: x, then 2x, then x + x + 2x; with edges removed, less."""
+    cell, x = Cell(), image(2, 4, 4, 3)
+    params = cell.init(jax.random.key(1), 3)
+    apply = jax.jit(cell.apply)
+    for choice, times in [
+        ([SKIP] * 6, 4.0),
+        ([SKIP, SKIP, SKIP, NONE, NONE, SKIP], 2.0),
+        ([SKIP, NONE, NONE, SKIP, SKIP, SKIP], 2.0),
+        ([NONE] * 6, 0.0),
+    ]:
+        np.testing.assert_allclose(apply(params, jnp.array(choice), x), times * x, rtol=1e-6)
+    pooled = apply(params, jnp.array([POOL, NONE, POOL, NONE, NONE, SKIP]), x)
+    np.testing.assert_allclose(pooled, average_pool(average_pool(x)), rtol=1e-5, atol=1e-6)
+
+
+def test_means_do_not_count_the_border():
+    x = np.asarray(image(2, 3, 5, 2), np.float64)
+    expected = np.zeros_like(x)
+    for i in range(3):
+        for j in range(5):
+            window = x[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+            expected[:, i, j] = window.mean((1, 2))
+    np.testing.assert_allclose(average_pool(jnp.asarray(x, jnp.float32)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "stride", "shape"), [(3, 1, (5, 4)), (3, 2, (6, 6)), (3, 2, (5, 7)), (1, 2, (5, 4))])
+def test_convolution_is_xlas(size, stride, shape):
+    x, kernel = image(2, *shape, 3), jax.random.normal(jax.random.key(1), (size, size, 3, 4))
+
+    def native(x, kernel):
+        pads = [(size // 2, size // 2)] * 2
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=numbers)
+
+    def both(function):
+        value, pull = jax.vjp(function, x, kernel)
+        return value, *pull(jnp.cos(jnp.arange(value.size, dtype=jnp.float32)).reshape(value.shape))
+
+    ours, theirs = jax.jit(lambda: (both(lambda x, k: convolve(x, k, stride)), both(native)))()
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_choice_is_the_mixture_that_is_sure_of_it():
+    """In value and gradient; one by one, side by side, and by the default of a missing operation's weights: none."""
+    params, x = NETWORK.init(jax.random.key(1)), image(4, 6, 6, 1)
+    genomes = NETWORK.space.decode(NETWORK.space.sample(jax.random.key(2), 3))
+    mixtures = {"edges": jax.nn.one_hot(genomes["edges"], 5)}
+
+    def value(params, genome):
+        return jnp.sum(jnp.sin(NETWORK.apply(params, genome, x)))
+
+    slopes = jax.jit(lambda params, genomes: lax.map(lambda g: jax.value_and_grad(value)(params, g), genomes))
+    discrete, mixed = slopes(params, genomes), slopes(params, mixtures)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), discrete, mixed)
+    together = jax.jit(jax.vmap(value, (None, 0)))(params, genomes)
+    np.testing.assert_allclose(together, discrete[0], rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_subnet_does_not_use_has_no_gradient():
+    params, x = NETWORK.init(jax.random.key(1)), image(4, 6, 6, 1)
+    edges = jnp.array([CONV3, SKIP, CONV1, POOL, NONE, SKIP])
+    slope = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(NETWORK.apply(p, {"edges": edges}, x)))))(params)
+    for stage in slope["stages"]:
+        for name, code in (("nor_conv_1x1", CONV1), ("nor_conv_3x3", CONV3)):
+            used = np.abs(np.asarray(stage[name]["kernel"])).sum((2, 3, 4, 5)) > 0  # [cells, edges]
+            np.testing.assert_array_equal(used, np.broadcast_to(np.asarray(edges) == code, used.shape))
+
+
+def test_lowers_for_every_platform():
+    params = jax.eval_shape(NETWORK.init, jax.random.key(0))
+    arrays = {"edges": jax.ShapeDtypeStruct((6,), jnp.int32)}, jax.ShapeDtypeStruct((2, 6, 6, 1), jnp.float32)
+    platforms = ("cpu", "cuda", "tpu")
+    assert export.export(jax.jit(NETWORK.apply), platforms=platforms)(params, *arrays).platforms == platforms
+
+
+def test_choices_of_another_shape_are_an_error():
+    params = NETWORK.init(jax.random.key(1))
+    with pytest.raises(ValueError, match=r"choice has shape \(5,\); this cell takes int \[6\].*or float \[6, 5\]"):
+        NETWORK.apply(params, {"edges": jnp.zeros(5, jnp.int32)}, image(2, 6, 6, 1))
