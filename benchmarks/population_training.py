@@ -185,7 +185,11 @@ def contest(name: str, task: Problem, *, n: int, peers: int) -> Rows:
 
 
 def group(task: Problem, candidates: Any, *, programs: int) -> population.Grouping:
-    """How the candidates would fall into programs."""
+    """How the candidates would fall into programs, and what each would pad side by side.
+
+    One after another, as they are run on a CPU, layers that are not there and the rest of small windows cost nothing:
+    then only widths are padded.
+    """
     layers = candidates["layers"]
 
     def padded(shape: tuple[int, ...]) -> float:
