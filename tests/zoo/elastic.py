@@ -41,15 +41,17 @@ class Inverted(nn.Module):
 
 
 class ElasticNet(nn.Module):
-    """A stem, two blocks that can be skipped, one of two poolings."""
+    """A stem, blocks that can be skipped, one of two poolings."""
+
+    blocks: int = 2
 
     @nn.compact
     def __call__(self, x, genome):
-        width, blocks = genome["width"], genome["blocks"]
+        width, chosen = genome["width"], genome["blocks"]
         x = nn.relu(norm()(ElasticConv(6, strides=2, name="stem")(x, width), width))
-        for i in range(2):
+        for i in range(self.blocks):
             block = ElasticDepth(Inverted(name=f"block_{i}"))
-            x = block(x, i < genome["depth"], width, blocks["expansion"][i], blocks["kernel"][i])
+            x = block(x, i < genome["depth"], width, chosen["expansion"][i], chosen["kernel"][i])
         pools = (lambda x: x.mean((1, 2)), lambda x: x.max((1, 2)))
         x = OperationChoice(pools)(x, genome["operation"])
         return ElasticDense(5, name="head")(x)
@@ -60,7 +62,7 @@ def norm():
 
 
 def network():
-    module, x = ElasticNet(), data(2, 8, 8, 3)
+    module, x = ElasticNet(blocks=1), data(2, 8, 8, 3)
     whole = jax.tree.map(lambda a: np.asarray(a).tolist(), SPACE.decode(largest(SPACE)))
     params = fill(jax.eval_shape(functools.partial(module.init, genome=whole), jax.random.key(0), x))
     genome = {
@@ -69,7 +71,7 @@ def network():
     }  # fmt: skip
     kernels = {"expand/kernel": "iiio", "project/kernel": "iiio"}
     kernels |= {"depthwise/kernel": "iioo", "depthwise/transform_5_to_3": "oi"}  # of small kernels, one into the other
-    weights = {f"params/block_{i}/{name}": axes for i in range(2) for name, axes in kernels.items()}
+    weights = {f"params/block_0/{name}": axes for name, axes in kernels.items()}
     weights |= {"params/stem/kernel": "iiio", "params/head/kernel": "io"}
     return module.apply, params, (x,), {"kwargs": {"genome": genome}, "weights": weights}
 

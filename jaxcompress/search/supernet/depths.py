@@ -127,5 +127,5 @@ def _emptied(groups: Groups, branch: Branch) -> set[str]:
 
 
 def _shared(paths: Sequence[str]) -> str:
-    """The module that some leaves share."""
-    return os.path.commonpath(paths) if len(paths) > 1 else paths[0]
+    """The module that some leaves share; where they stand side by side without one, their names."""
+    return (os.path.commonpath(paths) if len(paths) > 1 else paths[0]) or "+".join(paths)

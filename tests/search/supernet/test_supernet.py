@@ -40,7 +40,10 @@ NETWORKS = {
     "mlp": mlp,
     "transformer": lambda: MODELS["transformer"]()[:4],
     **{name: functools.partial(from_zoo, name) for name in ("vision_resnet_a", "vision_mobilenet", "vision_vit")},
-    **{name: functools.partial(from_zoo, name) for name in ("vision_mobilenet_v2", "recurrent_classifier", "nnx_cnn")},
+    **{
+        name: functools.partial(from_zoo, name)
+        for name in ("vision_mobilenet_v2", "recurrent_classifier", "nnx_cnn", "moe_scanned")
+    },
 }
 QUICK_ONES = ("mlp", "transformer", "vision_resnet_a")
 
