@@ -11,7 +11,9 @@ Three ways to know its error:
     python -m benchmarks.policy_search --only mlp cnn     # 3 minutes on 2 cores
     python -m benchmarks.policy_search --quick
 
-What searched policies save in bytes at equal error is in `benchmarks.policy_search_gains`.
+What searched policies save in bytes at equal error are the parts of `benchmarks.policy_search_gains`:
+
+    python -m benchmarks.policy_search --only lenet5 resnet20 llama
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import numpy as np
 import optax
 
 from benchmarks.parts import Rows, run_parts
+from benchmarks.policy_search_gains import GAINS
 from benchmarks.results import row
 from jaxcompress.search.policies import Evaluation, settings, variant_table
 
@@ -182,7 +185,7 @@ def rejitted(params: Any, ready: Any, data: Any, policies: list[Any]) -> float:
     return len(policies) / (time.perf_counter() - start)
 
 
-PARTS = {"mlp": functools.partial(speed, "mlp", DENSE), "cnn": functools.partial(speed, "cnn", CONVOLUTIONS)}
+PARTS = {"mlp": functools.partial(speed, "mlp", DENSE), "cnn": functools.partial(speed, "cnn", CONVOLUTIONS), **GAINS}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxcompress.search.genes import Genes
 from jaxcompress.search.policies.allocation import allocations, least_costs
@@ -121,7 +122,12 @@ def _genes(codes: np.ndarray) -> Genes:
 
 @functools.partial(jax.jit, static_argnames=("strategy", "space"))
 def _begin(key: jax.Array, seeds: Genes, *, strategy: Strategy, space: Space) -> Any:
-    return strategy.init(space, key, objectives=2, seeds=seeds)
+    return jax.tree.map(_strong, strategy.init(space, key, objectives=2, seeds=seeds))
+
+
+def _strong(x: jax.Array) -> jax.Array:
+    """Of its dtype for good: a weakly typed state would be another one after the first answer, and compile anew."""
+    return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else lax.convert_element_type(x, x.dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("strategy", "space"))
