@@ -147,13 +147,13 @@ def alternate(
         now = now._replace(controller=strategy.grow(now.controller, allowed))
         rows = round_rows(first, train, "train", batch_size=batch_size, steps=steps)
         now, mean_loss = weights(now, train, rows, draws)
-        rows = round_rows(second, validation, "validation", batch_size=batch_size, steps=controller_steps)
-        now, errors = controller(now, validation, rows)
-        course.append(course_of(mean_loss, errors))
         if not jnp.isfinite(mean_loss):
             raise ValueError(
                 f"alternate: no weight step of round {number} had a finite gradient: check data and weights"
             )
+        rows = round_rows(second, validation, "validation", batch_size=batch_size, steps=controller_steps)
+        now, errors = controller(now, validation, rows)
+        course.append(course_of(mean_loss, errors))
         if progress is not None:
             progress(number, course[-1])
     return Shared(alternation, now, Course(*(jnp.stack(column) for column in zip(*course, strict=True))))
