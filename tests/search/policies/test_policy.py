@@ -81,6 +81,7 @@ def test_it_is_shown_and_saved(found, tmp_path):
     np.testing.assert_allclose(out, jc.lift(found.fn)(found.params, SEARCH[0]), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_key_finds_the_same_policy(found):
     again = jc.search.policy(
         small.fn, uneven(), small.evaluate, choices=CHOICES, budget={"stored_bits": 6500}, key=KEY,
@@ -155,6 +156,7 @@ def test_budgets_that_cannot_be_met_are_refused():
         jc.search.policy(small.fn, uneven(), small.evaluate, budget={}, **given)
 
 
+@pytest.mark.slow
 def test_latency_is_predicted_from_the_products_and_measured():
     found = jc.search.policy(
         small.fn, uneven(), small.evaluate, choices={"**/kernel": [Setting(bits=8), Setting(rank=0.5)]},
