@@ -53,7 +53,7 @@ def test_decoded_by_hand():
         ],
         "head": [4],
     }
-    genome = NESTED.decode(NESTED.encode(config))
+    genome = jax.jit(NESTED.decode)(NESTED.encode(config))
     expected = {
         "stages": {
             "width": [32, 16],
@@ -163,4 +163,4 @@ def test_several_configs():
 
 def test_decode_makes_canonical_first():
     raw = Genes(jnp.array([[1, 1, 0]], jnp.int32), jnp.array([[0.7, 0.5, 0.5]], jnp.float32))
-    assert float(MIXED.decode(raw)["momentum"][0]) == 0.0
+    assert float(jax.jit(MIXED.decode)(raw)["momentum"][0]) == 0.0

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcompress.search import RandomSearch, scan
 from jaxcompress.search.spaces import EfficientNet
 
 
+@pytest.mark.slow
 def test_the_largest_network_within_a_limit():
     """One knob, at most 4e9 FLOPs: the largest knob that keeps to it, by bisection, against a search."""
     family = EfficientNet()
