@@ -57,7 +57,15 @@ def encode(x: jax.Array, scale: jax.Array, name: str) -> jax.Array:
     scale = grid.widened(scale)
     steps = (grid.grouped(x.astype(scale.dtype), scale.shape) / grid.per_group(scale)).reshape(x.shape)
     top = largest(name)
-    return jnp.clip(steps, -top, top).astype(dtype_of(name))
+    return _rounded(jnp.clip(steps, -top, top), name).astype(dtype_of(name))
+
+
+def _rounded(x: jax.Array, name: str) -> jax.Array:
+    """The nearest elements as wide floats: XLA may cast by way of a third format, and would then round twice."""
+    form = jnp.finfo(dtype_of(name))
+    _, exponent = jnp.frexp(x)  # x = m 2^e with m in [1/2, 1): its binade is e - 1
+    step = jnp.ldexp(jnp.ones_like(x), jnp.maximum(exponent - 1, form.minexp) - form.nmant)
+    return jnp.round(x / step) * step
 
 
 def power_of_two(absmax: jax.Array, name: str) -> jax.Array:
