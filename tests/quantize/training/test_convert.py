@@ -1,7 +1,5 @@
 """What `prepare` makes, `convert` keeps: values bit for bit, layer by layer, under masks and under activations."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +10,7 @@ from jaxcompress.quantize import QAT, Activations, AffineQuantized, Quantized, T
 from jaxcompress.quantize.quantized_input import DynamicActivations, StaticActivations
 from jaxcompress.quantize.training.fake_input import LearnedInput
 
-# The suite has XLA's fusion emitters off; what takes their place contracts products and sums where users' programs do not.
-AS_USERS = {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in os.environ["XLA_FLAGS"] else None
+AS_USERS = {"xla_backend_optimization_level": 3}  # without its optimizer XLA contracts products and sums
 RNG = np.random.RandomState(0)
 X = jnp.asarray(RNG.standard_normal((5, 8)), jnp.float32)
 MASK = jnp.asarray(RNG.rand(8, 8) < 0.5)
