@@ -127,7 +127,7 @@ def latency_table(
         The table; nothing is fitted yet.
 
     Raises:
-        ValueError: if there is nothing to measure.
+        ValueError: if there is nothing to measure, or a position has no choices.
 
     Example:
         >>> def operation(position, choice):
@@ -136,6 +136,8 @@ def latency_table(
         >>> bool(table.ms[0, 0] == 0 and table.ms[0, 1] == table.ms[1, 0] > 0)
         True
     """
+    if empty := [place for place, names in choices.items() if not names]:
+        raise ValueError(f"latency_table: the position {empty[0]!r} has no choices; leave it out, or give it some")
     calls = {(place, name): operation(place, name) for place, names in choices.items() for name in names}
     programs = {at: _program(call) for at, call in calls.items() if call is not None}
     if not programs:

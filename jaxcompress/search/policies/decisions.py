@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,11 +98,10 @@ def find_decisions(
 
     Raises:
         ValueError: if a glob fits nothing or has no settings, or channels are asked for without groups.
-        TypeError: if settings of weights and of channels stand under one glob, or one is neither.
+        TypeError: if ``choices`` is no mapping to lists, settings of weights and of channels stand under one glob, or
+            one is neither.
     """
-    if not choices:
-        raise ValueError("choices= is empty: give globs with the settings to choose from")
-    read = {glob: _read(glob, given) for glob, given in choices.items()}
+    read = read_choices(choices)
     weights = {glob: given for glob, given in read.items() if isinstance(given[0], Setting)}
     channels = {glob: given for glob, given in read.items() if isinstance(given[0], Channels)}
     if channels and groups is None:
@@ -115,7 +114,23 @@ def find_decisions(
     return leaves, units
 
 
+def read_choices(choices: Choices) -> dict[str, tuple[Any, ...]]:
+    """The settings of every glob, dicts made settings.
+
+    Raises:
+        ValueError: if there are none.
+        TypeError: as `find_decisions` says.
+    """
+    if not isinstance(choices, Mapping):
+        raise TypeError(f"choices= is a mapping from globs to lists of settings, {{'**': [...]}}, got {choices!r}")
+    if not choices:
+        raise ValueError("choices= is empty: give globs with the settings to choose from")
+    return {glob: _read(glob, given) for glob, given in choices.items()}
+
+
 def _read(glob: str, given: Any) -> tuple[Any, ...]:
+    if isinstance(given, Setting | Channels | Mapping | str) or not isinstance(given, Iterable):
+        raise TypeError(f"choices[{glob!r}] is a list of settings to choose from, got {given!r}: put it into a list")
     found: tuple[Any, ...] = tuple(dict.fromkeys(setting_of(one) for one in given))
     if not found:
         raise ValueError(f"choices[{glob!r}] has no settings")

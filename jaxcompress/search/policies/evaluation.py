@@ -190,6 +190,8 @@ def scalars(value: Any) -> dict[str, jax.Array]:
     """
     found = {}
     for name, number in (dict(value) if isinstance(value, Mapping) else {"error": value}).items():
+        if not isinstance(number, bool | int | float | np.generic | np.ndarray | jax.Array):
+            raise ValueError(f"policy: evaluate= must return scalars, got {number!r} for {name!r}")
         if jnp.shape(number):
             raise ValueError(
                 f"policy: evaluate= must return scalars, got shape {jnp.shape(number)} for {name!r}: take the mean"

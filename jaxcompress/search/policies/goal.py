@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from fractions import Fraction
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -76,16 +77,19 @@ def goal_of(
     """Reads ``budget=`` and what is to be minimised.
 
     Raises:
-        ValueError: if a name is neither a cost nor a metric, a limit is no positive number, or nothing is bounded.
+        ValueError: if a name is neither a cost nor a metric, or both, a limit is no number or negative, or nothing is
+            bounded.
     """
     if not budget:
         raise ValueError("policy: budget= is empty: bound a cost (bytes=20_000) or a metric (error=0.02)")
+    if both := sorted({*costs.names} & {*metrics}):
+        raise ValueError(f"policy: evaluate= returns {both}, which the search counts itself: leave them out, or rename")
     names, there = {*costs.names, *metrics}, f"no cost ({list(costs.names)}) and no metric ({sorted(metrics)})"
     for name, limit in budget.items():
         if name not in names:
             raise ValueError(f"policy: budget={name!r} is {there}")
-        if isinstance(limit, bool) or not isinstance(limit, int | float) or not math.isfinite(limit) or limit < 0:
-            raise ValueError(f"policy: budget[{name!r}] must be a number, got {limit!r}")
+        if isinstance(limit, bool) or not isinstance(limit, Real) or not math.isfinite(limit) or limit < 0:
+            raise ValueError(f"policy: budget[{name!r}] must be a number that is not negative, got {limit!r}")
     limits = {name: _absolute(limit, dense[name]) for name, limit in budget.items() if name in costs.names}
     bounds = {name: float(limit) for name, limit in budget.items() if name not in costs.names}
     chosen = _metric(metrics, metric, bounds)
@@ -97,12 +101,12 @@ def goal_of(
     return Goal(wanted, cost if wanted == chosen else chosen, chosen, cost, limits, bounds)
 
 
-def _absolute(limit: float, dense: float) -> float:
+def _absolute(limit: Any, dense: float) -> float:
     """A float up to 1 is a part of what the network as it is takes."""
-    if isinstance(limit, float) and limit <= 1:
-        exact = Fraction(repr(limit)) * Fraction(dense)
+    if not isinstance(limit, Integral) and limit <= 1:
+        exact = Fraction(str(limit)) * Fraction(dense)  # of 0.1 as it is written, whatever float it is
         return math.floor(exact) if float(dense).is_integer() else float(exact)
-    return limit
+    return int(limit) if isinstance(limit, Integral) else float(limit)
 
 
 def _metric(metrics: Mapping[str, Any], metric: str | None, bounds: Mapping[str, float]) -> str:

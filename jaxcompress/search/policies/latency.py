@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxcompress.core.leaf import is_compressed
 from jaxcompress.core.lift import lift
+from jaxcompress.core.paths import flatten_with_paths
 from jaxcompress.core.timing import filled, interleaved_ms, median_ms
 from jaxcompress.factorize.rank.products import Product, products_of
 from jaxcompress.search.policies.costs import Costs
@@ -27,10 +28,10 @@ _TOGETHER = 16  # programs that are timed in turn
 def with_latency(table: VariantTable, inputs: Sequence[Any] | None) -> Costs:
     """The costs of a table and ``latency_ms``: predicted milliseconds of one call.
 
-    Every product of every decided weight is compiled and timed alone, with the leaf that the real methods made, at the
-    shapes of ``inputs``; equal programs once. What the call of the network as it is takes beyond its products is fixed.
-    Products of cut weights are not timed but taken in proportion to their operations. So this is a prediction: what
-    XLA fuses, and what a policy really takes, the result tells (`PolicyResult.real`).
+    Every product of every weight that is decided, or cut, is compiled and timed alone, with the leaf that the real
+    methods made, at the shapes of ``inputs``; equal programs once. What the call of the network as it is takes beyond
+    its products is fixed. Products of cut weights are not timed but taken in proportion to their operations. So this is
+    a prediction: what XLA fuses, and what a policy really takes, the result tells (`PolicyResult.real`).
 
     Args:
         table: the variants.
@@ -42,26 +43,30 @@ def with_latency(table: VariantTable, inputs: Sequence[Any] | None) -> Costs:
     if inputs is None:
         raise ValueError("policy: a budget of latency_ms needs inputs= (example arguments of fn after the parameters)")
     products = products_of(table.fn, table.params, tuple(inputs), {})
+    decided = {decision.path: own for decision, own in zip(table.leaves, table.variants, strict=True)}
+    whole = dict(zip(*flatten_with_paths(table.params)[:2], strict=True))
+    variants = {item.path: decided.get(item.path, (whole[item.path],)) for item in table.costs.items}
     wanted = {
-        (column, variant): [(product, _missing(product, leaf), leaf) for product in products.get(decision.path, ())]
-        for column, decision in enumerate(table.leaves)
-        for variant, leaf in enumerate(table.variants[column])
+        (path, variant): [(product, _missing(product, leaf), leaf) for product in products.get(path, ())]
+        for path, own in variants.items()
+        for variant, leaf in enumerate(own)
     }
     known = _timed({_name(product, leaf): (product, leaf) for calls in wanted.values() for product, _, leaf in calls})
     alone = {place: sum(times * known[_name(p, leaf)] for p, times, leaf in calls) for place, calls in wanted.items()}
     tables = {}
     for item in table.costs.items:
         flops = item.tables["flops"].astype(np.float64)
-        column = next((c for c in item.columns if c < len(table.leaves)), None)
-        if column is not None:
-            ms = np.array([alone[column, variant] for variant in range(len(flops))])
-            whole = flops.reshape(len(flops), -1)[:, 0]
-            share = flops / np.maximum(whole, 1.0).reshape(-1, *[1] * (flops.ndim - 1))
-            tables[item.path] = ms.reshape(-1, *[1] * (flops.ndim - 1)) * share
+        flops = flops if item.path in decided else flops[None]  # the first axis is that of the variants
+        along = (-1, *[1] * (flops.ndim - 1))
+        ms = np.array([alone[item.path, variant] for variant in range(len(flops))])
+        uncut = flops.reshape(len(flops), -1)[:, 0]
+        tables[item.path] = (ms.reshape(along) * flops / np.maximum(uncut, 1.0).reshape(along)).reshape(
+            item.tables["flops"].shape
+        )
     run = jax.jit(lift(table.fn))
     given = jax.tree.map(filled, tuple(inputs))
     total = median_ms(lambda arguments: run(table.params, *arguments), given)
-    dense = sum(alone[column, 0] for column in range(len(table.leaves)))
+    dense = sum(alone[path, 0] for path in variants)
     return table.costs.with_table("latency_ms", tables, max(0.0, total - dense))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from jaxcompress.core.lift import lift
 from jaxcompress.core.observe import observe
+from jaxcompress.core.paths import flatten_with_paths
 from jaxcompress.search.executors.executor import Executor
 from jaxcompress.search.policies.allocation import allocate
 from jaxcompress.search.policies.costs import Costs
@@ -127,6 +129,12 @@ def policy(
             raise ValueError(f"policy: {name} must be an integer of at least {least}, got {count!r}")
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.shape):
         raise TypeError(f"policy: key= must be one typed key, jax.random.key(seed), got {key!r}")
+    if not isinstance(budget, Mapping):
+        raise TypeError(f"policy: budget= is a mapping from names to numbers, {{'bytes': 20_000}}, got {budget!r}")
+    if report_data is not None and data is None:
+        raise ValueError("policy: report_data= needs data=, the search split: evaluate= gets the one or the other")
+    for name, given in (("data", data), ("report_data", report_data)):
+        _require_finite(name, given)
     fit = None if calibration is None else Calibration(list(calibration), calibration_inputs)
     if fitted_variants and fit is None:
         raise ValueError("policy: fitted_variants=True needs calibration= (batches to fit to)")
@@ -283,7 +291,10 @@ def _allowed(table: VariantTable, rows: np.ndarray) -> np.ndarray:
 
 def _keeps(goal: Goal, one: Judgement) -> bool:
     assert one.real is not None
-    return all(one.real[name] <= limit for name, limit in {**goal.costs, **goal.bounds}.items())
+    objectives = (one.real[goal.minimize], one.real[goal.beside])
+    return all(map(math.isfinite, objectives)) and all(
+        one.real[name] <= limit for name, limit in {**goal.costs, **goal.bounds}.items()
+    )
 
 
 def _real_order(goal: Goal, judged: Sequence[Judgement]) -> np.ndarray:
@@ -292,7 +303,7 @@ def _real_order(goal: Goal, judged: Sequence[Judgement]) -> np.ndarray:
 
 
 def _broken(goal: Goal, tried: Sequence[Judgement]) -> str:
-    limits = {**goal.costs, **goal.bounds}
+    limits = dict.fromkeys((*goal.costs, *goal.bounds, goal.metric))
     told = [
         ", ".join(f"{name} {one.real[name]:,.6g} (predicted {one.predicted[name]:,.6g})" for name in limits)
         for one in tried
@@ -302,6 +313,12 @@ def _broken(goal: Goal, tried: Sequence[Judgement]) -> str:
         f"policy: none of the best {len(tried)} policies really keeps the bounds ({goal}); they have: "
         f"{'; '.join(told)}. Raise a bound, search longer, or offer other settings"
     )
+
+
+def _require_finite(name: str, tree: Any) -> None:
+    for path, leaf in zip(*flatten_with_paths(tree)[:2], strict=True):
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not bool(jnp.isfinite(leaf).all()):
+            raise ValueError(f"policy: {name}= holds NaN or infinity{f' at {path!r}' if path else ''}")
 
 
 def _plain(value: Any) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from jaxcompress.core.granularity import GRANULARITIES, Granularity
@@ -47,10 +48,10 @@ class Setting:
         _require_integer("bits", self.bits, 1, 8)
         _require_integer("levels", self.levels, 2, 65536)
         _require_integer("group_size", self.group_size, 1, 1 << 31)
-        if isinstance(self.sparsity, bool) or not 0 <= self.sparsity < 1:
+        if not _is_number(self.sparsity) or not 0 <= self.sparsity < 1:
             raise ValueError(f"Setting: sparsity must be in [0, 1), got {self.sparsity!r}")
         whole = isinstance(self.rank, int) and not isinstance(self.rank, bool)
-        if self.rank is not None and not (self.rank >= 1 if whole else 0 < self.rank <= 1):
+        if self.rank is not None and not (_is_number(self.rank) and (self.rank >= 1 if whole else 0 < self.rank <= 1)):
             raise ValueError(f"Setting: rank must be a positive integer or a fraction in (0, 1], got {self.rank!r}")
         if self.granularity not in (None, *GRANULARITIES):
             raise ValueError(f"Setting: granularity must be one of {GRANULARITIES}, got {self.granularity!r}")
@@ -98,7 +99,7 @@ class Channels:
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        if isinstance(self.kept, bool) or not 0 < self.kept <= 1:
+        if not _is_number(self.kept) or not 0 < self.kept <= 1:
             raise ValueError(f"Channels: kept must be a fraction in (0, 1], got {self.kept!r}")
         _require_integer("round_to", self.round_to, 1, 1 << 31, "Channels")
 
@@ -157,6 +158,10 @@ def setting_of(given: Any) -> Setting | Channels:
             raise TypeError(f"choices: {unknown} are no fields of a {kind.__name__}, which has {sorted(names)}")
         return kind(**given)
     raise TypeError(f"choices: a setting is a Setting, a Channels or a dict of their fields, got {given!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _require_integer(name: str, value: Any, least: int, most: int, owner: str = "Setting") -> None:

@@ -18,8 +18,15 @@ from jaxcompress.core.sites import sites as find_sites
 from jaxcompress.core.table import html_table, text_table
 from jaxcompress.search.policies.applied import compressed
 from jaxcompress.search.policies.costs import CostItem, Costs
-from jaxcompress.search.policies.decisions import Choices, Decision, GroupDecision, LeafDecision, find_decisions
-from jaxcompress.search.policies.setting import Channels, Setting, setting_of
+from jaxcompress.search.policies.decisions import (
+    Choices,
+    Decision,
+    GroupDecision,
+    LeafDecision,
+    find_decisions,
+    read_choices,
+)
+from jaxcompress.search.policies.setting import Channels, Setting
 from jaxcompress.search.policies.sizes import (
     Coder,
     coded_bytes,
@@ -175,6 +182,7 @@ def variant_table(
         >>> table.costs.of([[0], [1], [2]])["stored_bits"].tolist()
         [4096, 1024, 1536]
     """
+    choices = read_choices(choices)
     sites = None if inputs is None else find_sites(fn, params, *inputs)
     groups = None if inputs is None or not _wants_channels(choices) else find_groups(fn, params, *inputs)
     leaves, units = find_decisions(params, choices, sites=sites, groups=groups, unit_scores=unit_scores)
@@ -204,8 +212,7 @@ def _around(
 
 
 def _wants_channels(choices: Choices) -> bool:
-    given = [setting_of(one) for settings in choices.values() for one in settings]
-    return any(isinstance(one, Channels) for one in given)
+    return any(isinstance(one, Channels) for settings in choices.values() for one in settings)
 
 
 def _variants(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.core.paths import Where, flatten_with_paths, select
 from jaxcompress.search.proxies.flow import live_parameters, log_synflow
 from jaxcompress.search.proxies.relus import relu_patterns
@@ -63,8 +64,8 @@ def measure(
         ``{name: score, ..., "parameters": count}``, scalars; higher scores are better.
 
     Raises:
-        ValueError: if a proxy is unknown, labels are missing, ``params`` or ``inputs`` hold NaN or infinity (not seen
-            under ``jit``, where the scores are NaN), or what `nwot` says.
+        ValueError: if a proxy is unknown, labels are missing or do not fit the default loss, ``params`` or ``inputs``
+            hold NaN or infinity (not seen under ``jit``, where the scores are NaN), or what `nwot` says.
 
     Example:
         >>> fn = lambda params, x: jax.nn.relu(x @ params["a"]) @ params["b"]
@@ -77,6 +78,8 @@ def measure(
     unknown = [name for name in proxies if name not in NAMES]
     if unknown or isinstance(proxies, str) or not proxies:
         raise ValueError(f"proxies: takes some of {NAMES}; got {proxies!r}")
+    if labels is not None:
+        labels = jnp.asarray(labels)
     if "gradient_norm" in proxies and labels is None:
         raise ValueError("labels: gradient_norm needs labels= of the minibatch; give them, or leave it out of proxies=")
     _require_finite("params", params)
@@ -187,7 +190,8 @@ def _jacobian(fn: Callable[..., Any], params: Any, inputs: Any) -> jax.Array:
         return sum(jnp.sum(out) for out in jax.tree.leaves(outs))  # type: ignore[return-value]
 
     found = jax.grad(total)(floats)
-    return jnp.concatenate([array.reshape(len(array), -1) for array in found.values()], 1)
+    rows = [array.reshape(len(array), -1) for array in found.values()]
+    return jnp.concatenate([row.astype(wider(row.dtype, jnp.float32)) for row in rows], 1)
 
 
 def _gradients(
@@ -205,7 +209,12 @@ def _gradients(
 
 
 def _cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    logs = jax.nn.log_softmax(outputs)
+    if outputs.ndim != 2 or labels.shape != outputs.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"labels: the cross-entropy takes integer classes [batch] for outputs [batch, classes]; got {labels.dtype} "
+            f"of shape {labels.shape} for outputs of shape {outputs.shape}. Give others with a loss= of their own"
+        )
+    logs = jax.nn.log_softmax(outputs.astype(wider(outputs.dtype, jnp.float32)))
     return -jnp.take_along_axis(logs, labels[:, None], 1).mean()
 
 

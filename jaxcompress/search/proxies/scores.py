@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.core.dtypes import wider
 from jaxcompress.search.proxies.relus import Patterns, agreement
 
 _OFFSET = 1e-5  # k of Mellor et al. 2020
@@ -60,6 +61,7 @@ def jacobian_covariance_score(jacobian: jax.Array) -> jax.Array:
         Mellor et al., version 1 of https://arxiv.org/abs/2006.04647v1, section 3.
     """
     rows = jacobian.reshape(len(jacobian), -1)
+    rows = rows.astype(wider(rows.dtype, jnp.float32))  # no decomposition takes less
     rows = rows / jnp.max(jnp.abs(rows), 1, keepdims=True)  # squares of small derivatives would underflow
     rows = rows - rows.mean(1, keepdims=True)
     rows = rows / jnp.sqrt(jnp.square(rows).sum(1, keepdims=True))
@@ -79,11 +81,12 @@ def gradient_norm_score(gradients: Sequence[jax.Array]) -> jax.Array:
     References:
         Abdelfattah et al., Zero-cost proxies for lightweight NAS, 2021, section 3.1. https://arxiv.org/abs/2101.08134
     """
-    return sum((_norm(gradient) for gradient in gradients), jnp.zeros((), float))
+    norms = [_norm(gradient) for gradient in gradients]
+    return sum((norm.astype(float) for norm in norms), jnp.zeros((), float))
 
 
 def _norm(x: jax.Array) -> jax.Array:
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(wider(x.dtype, jnp.float32))
     largest = jnp.max(jnp.abs(x))
-    unit = jnp.where(largest > 0, largest, 1.0)
+    unit = jnp.where(largest > 0, largest, jnp.ones((), x.dtype))
     return largest * jnp.sqrt(jnp.square(x / unit).sum())

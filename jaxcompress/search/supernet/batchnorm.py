@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxcompress.core.affine import Chains, Key, chains
 from jaxcompress.core.lift import array_paths, split_static, trace
@@ -171,7 +172,7 @@ def recalibrated(
 
     Raises:
         ValueError: if there is no batch normalization, one is shared or inside of control flow that is not supported,
-            or there is no batch.
+            or there is no batch, or concrete batches hold NaN or infinity.
 
     Example:
         >>> fn = lambda p, x: (x - p["mean"][None]) * jax.lax.rsqrt(p["var"] + 1e-5)[None]
@@ -190,6 +191,7 @@ def recalibrated(
         raise ValueError(
             f"recalibrated: batches= must be arrays with a first axis over batches, got first axes {lengths}"
         )
+    _require_finite(batches)
 
     def of(batch: Any) -> dict[str, jax.Array]:
         return batch_statistics(fn, params, *spread(batch), **kwargs)
@@ -211,6 +213,16 @@ def recalibrated(
     (_, found), _ = jax.lax.scan(add, (jnp.zeros((), jnp.float32), empty), batches)
     before = dict(zip(*flatten_with_paths(params)[:2], strict=True))
     return replace_at(params, {path: value.astype(before[path].dtype) for path, value in found.items()})
+
+
+def _require_finite(batches: Any) -> None:
+    for path, leaf in zip(*flatten_with_paths(batches)[:2], strict=True):
+        if isinstance(leaf, Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            continue
+        with jax.ensure_compile_time_eval():
+            finite = bool(jnp.isfinite(leaf).all())
+        if not finite:
+            raise ValueError(f"recalibrated: batches= holds NaN or infinity{f' at {path!r}' if path else ''}")
 
 
 def _pairs(fn: Any, params: Any, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, str]]:

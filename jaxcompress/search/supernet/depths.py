@@ -118,6 +118,22 @@ def removable(
     return sorted(chosen, key=lambda branch: min(branch.groups))
 
 
+def require_fitting_depth(depth: Any, names: Sequence[str]) -> None:
+    """Refuses a ``depth`` that is neither a bool nor globs, and globs that fit nothing that can go.
+
+    Raises:
+        ValueError: naming it; lists what can go by what was asked for.
+    """
+    if isinstance(depth, bool):
+        return
+    for glob in [depth] if isinstance(depth, str) else depth:
+        if not glob.startswith("!") and not any(matches(name, glob) for name in names):
+            raise ValueError(
+                f"supernet: depth={depth!r}: {glob!r} fits no branch or stack that can be left out (of those that were "
+                f"asked for: {list(names)}); depth=True shows all"
+            )
+
+
 def _emptied(groups: Groups, branch: Branch) -> set[str]:
     """Leaves of which nothing is left without a branch."""
     owned: dict[tuple[str, int], int] = {}

@@ -23,11 +23,11 @@ from jaxcompress.prune.scores.units import AxisRoles
 from jaxcompress.search.genes import Genes
 from jaxcompress.search.space import Space
 from jaxcompress.search.supernet.costs import Costs
-from jaxcompress.search.supernet.depths import removable, repeated, stacks
+from jaxcompress.search.supernet.depths import removable, repeated, require_fitting_depth, stacks
 from jaxcompress.search.supernet.sampling import largest, smallest
 from jaxcompress.search.supernet.units import Masking, Units
-from jaxcompress.search.supernet.variables import key, refuse_unknown, variables_of
-from jaxcompress.search.supernet.widths import Widths, chosen, counts, ladder_of, names, ranked
+from jaxcompress.search.supernet.variables import key, refuse_unknown, variables_of, whole_number
+from jaxcompress.search.supernet.widths import Widths, chosen, counts, ladder_of, names, ranked, require_fitting_widths
 
 _L1 = Aggregate("l1", normalize=None)
 
@@ -101,7 +101,8 @@ class Supernet:
             **kwargs: keyword arguments of ``fn``.
 
         Raises:
-            ValueError: if nothing is elastic, or an argument is out of range; lists the groups.
+            ValueError: if nothing is elastic, an argument is out of range, or a glob of ``widths`` or ``depth`` fits
+                nothing; lists what there is.
 
         Example:
             >>> params = {"a": jnp.ones((2, 4)), "b": jnp.ones((4, 2))}
@@ -123,6 +124,8 @@ class Supernet:
             if depth is not False
             else []
         )
+        require_fitting_widths(found, widths)
+        require_fitting_depth(depth, [*(one.name for one in layers), *(branch.name for branch in branches)])
         elastic = chosen(found, where, protect) if widths is not None and len(found) else []
         named = names(found, AxisRoles.of(found, params, sites))
         units = []
@@ -147,7 +150,9 @@ class Supernet:
                 there, and whole.
 
         Raises:
-            ValueError: if the genome names what the space does not have, or is more than one.
+            ValueError: if the genome names what the space does not have, is more than one, or a concrete number of it
+                is out of range.
+            TypeError: if it is no nested dict.
         """
         if isinstance(genome, Genes):
             if genome.codes.ndim != 1:
@@ -155,14 +160,16 @@ class Supernet:
                     f"supernet: give one genome, got genes of the shape {genome.codes.shape}; vmap over them"
                 )
             genome = self.space.decode(genome)
-        widths, depths = genome.get("width", {}), genome.get("depth", {})
         refuse_unknown(self.space, genome)
+        widths, depths = genome.get("width", {}), genome.get("depth", {})
         rows = []
         for units in self.units:
             own = depths if units.group is None else widths
-            count = jnp.asarray(own.get(key(units.name), units.size), jnp.int32)
+            least = min(1, units.size)
+            count = whole_number(key(units.name), own.get(key(units.name), units.size), least, units.size)
             for branch in units.branches:
-                count = jnp.where(jnp.asarray(depths.get(key(branch), 1), jnp.int32) > 0, count, 0)
+                there = whole_number(key(branch), depths.get(key(branch), 1), 0, 1)
+                count = jnp.where(there > 0, count, 0)
             rows.append(count)
         return jnp.stack(rows)
 

@@ -76,6 +76,22 @@ def counts(group: Group, widths: Widths, step: int) -> tuple[int, ...]:
     return tuple(sorted({min(group.size, count) for count in found} | {group.size}))
 
 
+def require_fitting_widths(groups: Groups, widths: Any) -> None:
+    """Refuses ``widths`` that are no collection, and globs in them that fit no group.
+
+    Raises:
+        ValueError: naming it; lists the members.
+    """
+    if widths is not None and not isinstance(widths, str | Mapping | Sequence | np.ndarray):
+        raise ValueError(
+            f"supernet: widths= are fractions, (0.5, 1.0), 'all', or a dict of them by globs, got {widths!r}"
+        )
+    paths = [path for group in groups for path in group.paths]
+    for glob in widths if isinstance(widths, Mapping) else ():
+        if not any(matches(path, glob) for path in paths):
+            raise ValueError(f"supernet: the glob {glob!r} in widths= fits no group; their members are {paths}")
+
+
 def names(groups: Sequence[Group], roles: AxisRoles) -> list[str]:
     """A name for each group: the module of its first producer; the axis with it where that is not unique."""
     first = [roles.members(group, "producers")[0] for group in groups]

@@ -32,6 +32,8 @@ def test_what_was_not_measured_is_a_failed_candidate():
         TABLE.predict(jnp.array([0, 1, 0]))
     with pytest.raises(ValueError, match="no position has a choice that is measured"):
         latency_table(lambda place, choice: None, {"a": ("skip",)})
+    with pytest.raises(ValueError, match="'b' has no choices"):
+        latency_table(lambda place, choice: None, {"a": ("skip",), "b": ()})
 
 
 def test_equal_programs_are_one_measurement(monkeypatch):

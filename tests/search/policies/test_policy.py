@@ -7,9 +7,12 @@ import optax
 import pytest
 
 import jaxcompress as jc
-from jaxcompress.search.policies import Channels, Setting, settings
+from jaxcompress.search.policies import Channels, Setting, realize, settings, variant_table
 from jaxcompress.search.policies.costs import CostItem, Costs
 from jaxcompress.search.policies.goal import Goal, goal_of
+from jaxcompress.search.policies.latency import with_latency
+from jaxcompress.search.policies.policy import _keeps
+from jaxcompress.search.policies.result import Judgement
 from tests.search.policies import small
 
 SEARCH, REPORT = small.data(1), small.data(2)
@@ -92,6 +95,7 @@ def test_the_same_key_finds_the_same_policy(found):
     assert again.report is None
 
 
+@pytest.mark.slow
 def test_the_smallest_file_at_a_loss_with_channels_and_data(tmp_path):
     found = jc.search.policy(
         small.fn, uneven(), small.evaluate,
@@ -107,6 +111,7 @@ def test_the_smallest_file_at_a_loss_with_channels_and_data(tmp_path):
     np.testing.assert_allclose(out, jc.lift(found.fn)(found.params, SEARCH[0]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.standard_promotion
 def test_fine_tuning_trains_what_will_be_and_masks_stay():
     x, y = data(4)
@@ -168,6 +173,68 @@ def test_latency_is_predicted_from_the_products_and_measured():
     assert all((table > 0).all() for table in tables)
 
 
+def test_what_trained_is_masked_and_on_its_grid():
+    choices = {"a/kernel": [Setting(bits=3, sparsity=0.5)], "b/kernel": [Setting(levels=4, sparsity=0.5)]}
+    table = variant_table(small.fn, small.params(), choices)
+
+    def finetune(_, params):  # moves what is masked, too
+        return jax.tree.map(lambda x: 1.1 * x + 0.01 if jnp.issubdtype(x.dtype, jnp.floating) else x, params)
+
+    made = realize(table, [1, 1], finetune=finetune)
+    for place, name in enumerate("ab"):
+        leaf, before = made.params[name]["kernel"], table.variants[place][1]
+        np.testing.assert_array_equal(leaf.mask, before.mask)
+        dense = np.asarray(leaf.materialize())
+        assert (dense[~np.asarray(leaf.mask)] == 0).all()
+        assert not np.array_equal(dense, before.materialize())
+    codes = np.asarray(made.params["a"]["kernel"].materialize()) / np.asarray(made.params["a"]["kernel"].values.scale)
+    np.testing.assert_allclose(codes, np.round(codes), atol=1e-4)
+    assert len(np.unique(made.params["b"]["kernel"].materialize())) <= 5
+
+
+def test_what_fails_when_it_is_real_never_wins():
+    goal = Goal("error", "bytes", "error", "bytes", {"bytes": 10}, {})
+    good, bad = (Judgement(np.zeros(1), {}, {"error": error, "bytes": 9}) for error in (0.3, np.nan))
+    assert _keeps(goal, good)
+    assert not _keeps(goal, bad)
+
+
+def test_milliseconds_of_what_is_only_cut_are_measured():
+    x, _ = data(1)
+    table = variant_table(small.fn, small.params(), {"a/bias": [Channels(1.0), Channels(0.5)]}, inputs=(x,))
+    costs = with_latency(table, (x,))
+    spent = {item.path: item.tables["latency_ms"] for item in costs.items}
+    assert 0 < spent["a/kernel"][1] == pytest.approx(spent["a/kernel"][0] / 2)
+    assert spent["b/kernel"][1] == pytest.approx(spent["b/kernel"][0] / 2)
+    assert spent["a/bias"].tolist() == [0, 0]
+
+
+BAD = np.full((1, 12), np.inf, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"budget": 1200}, TypeError, r"budget= is a mapping .*got 1200"),
+        ({"choices": [Setting(bits=4)]}, TypeError, r"choices= is a mapping from globs"),
+        (
+            {"choices": {"**": Setting(bits=4)}},
+            TypeError,
+            r"choices\['\*\*'\] is a list of settings.*put it into a list",
+        ),
+        ({"choices": {"**": {"bits": 4}}}, TypeError, "put it into a list"),
+        ({"data": None, "report_data": (BAD, BAD)}, ValueError, "report_data= needs data="),
+        ({"report_data": (BAD, BAD)}, ValueError, "report_data= holds NaN or infinity at '0'"),
+        ({"data": (BAD, BAD)}, ValueError, "data= holds NaN or infinity at '0'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_made(options, error, words):
+    x, y = data(1)
+    given = {"choices": CHOICES, "budget": {"bytes": 0.5}, "data": (x, y), "key": KEY, **options}
+    with pytest.raises(error, match=words):
+        jc.search.policy(small.fn, small.params(), small.evaluate, **given)
+
+
 def test_goals_are_read():
     costs = Costs((CostItem("w", (0,), {"bytes": np.array([1000, 10])}),), {"bytes": 0})
     read = {"costs": costs, "dense": {"bytes": 1000, "error": 0.1}, "metrics": {"error": 0.1, "loss": 1.0}}
@@ -178,6 +245,10 @@ def test_goals_are_read():
     both = goal_of({"loss": 2, "bytes": 500}, metric="error", minimize=None, **read)
     assert (both.minimize, both.beside) == ("error", "bytes")
     assert str(both) == "least error with bytes <= 500, loss <= 2"
+    for limit in (np.float64(0.7), np.float32(0.7), np.int64(700)):
+        assert dict(goal_of({"bytes": limit}, metric=None, minimize=None, **read).costs) == {"bytes": 700}
+    with pytest.raises(ValueError, match=r"returns \['bytes'\], which the search counts itself"):
+        goal_of({"bytes": 0.7}, metric=None, minimize=None, **{**read, "metrics": {"error": 0.1, "bytes": 1.0}})
     objectives, violation = Goal("error", "bytes", "error", "bytes", {"bytes": 10}, {}).judged(
         {"error": np.array([0.1, np.nan])}, {"bytes": np.array([15, 5])}
     )

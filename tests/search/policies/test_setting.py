@@ -17,6 +17,8 @@ from jaxcompress.search.policies.setting import setting_of
         ({"sparsity": float("nan")}, "sparsity must be"),
         ({"rank": 0}, "rank must be"),
         ({"rank": 1.5}, "rank must be"),
+        ({"rank": "4"}, "rank must be .*got '4'"),
+        ({"sparsity": "0.5"}, "sparsity must be .*got '0.5'"),
         ({"granularity": "row"}, "granularity must be one of"),
     ],
 )

@@ -200,6 +200,15 @@ def test_max_pooling_with_padding_and_other_activations_keep_the_flow_finite():
     assert found.parameters == 18 + 72
 
 
+def test_half_precision_is_measured_as_well():
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
+    found = measured(mlp, half, X.astype(jnp.bfloat16), LABELS)
+    wanted = measured(mlp, PARAMS, X, LABELS)
+    assert all(bool(jnp.isfinite(score)) and score.dtype != jnp.bfloat16 for score in found.values())
+    np.testing.assert_allclose(found["synflow"], wanted["synflow"], rtol=0.02)
+    np.testing.assert_allclose(found["gradient_norm"], wanted["gradient_norm"], rtol=0.1)
+
+
 def test_wider_networks_score_higher():
     small, large = (measured(mlp, mlp_params(width=width), X, LABELS) for width in (4, WIDTH))
     assert all(large[name] > small[name] for name in ("synflow", "nwot", "parameters"))
@@ -216,6 +225,8 @@ def test_lowers_for_every_platform():
     [
         (lambda: proxies.measure(mlp, PARAMS, X, proxies=("grasp",)), "takes some of .*'synflow'.*got"),
         (lambda: proxies.measure(mlp, PARAMS, X), "gradient_norm needs labels="),
+        (lambda: proxies.gradient_norm(mlp, PARAMS, X, jnp.eye(BATCH)), r"takes integer classes \[batch\]"),
+        (lambda: proxies.gradient_norm(mlp, PARAMS, X, LABELS[1:]), r"got int32 of shape \(11,\) for outputs"),
         (lambda: proxies.nwot(lambda w, x: jnp.tanh(x @ w), PARAMS["a"], X), "rectifies nothing.*jacobian_covariance"),
         (lambda: proxies.nwot(lambda w, x: jax.nn.relu(w) @ x.T, X, X), r"rectifies nothing"),
         (lambda: proxies.nwot(lambda w, x: jax.nn.relu(jnp.repeat(x, 2, 0)), X, X), "test_proxies.py.*no axis of"),

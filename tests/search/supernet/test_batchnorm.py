@@ -117,6 +117,8 @@ def test_what_is_not_supported_is_refused():
         recalibrated(lambda p, x: jnp.tanh(norm(p, x)) @ p["w"] + norm(p, x), params, data(2, 3, 4))
     with pytest.raises(ValueError, match="first axis over batches"):
         recalibrated(norm, params, jnp.zeros((0, 3, 4)))
+    with pytest.raises(ValueError, match="batches= holds NaN"):
+        recalibrated(norm, params, jnp.full((2, 3, 4), jnp.nan))
 
 
 def test_a_layer_norm_is_none():

@@ -45,7 +45,7 @@ NETWORKS = {
         for name in ("vision_mobilenet_v2", "recurrent_classifier", "nnx_cnn", "moe_scanned")
     },
 }
-QUICK_ONES = ("mlp", "transformer", "vision_resnet_a")
+QUICK_ONES = ("mlp",)
 
 
 @functools.cache
@@ -163,6 +163,9 @@ def test_subnets_side_by_side():
         ({"widths": "some"}, "fractions or 'all', got 'some'"),
         ({"widths": None, "depth": False}, "nothing is elastic"),
         ({"where": "**/nothing"}, "fits no group"),
+        ({"widths": 0.5}, r"widths= are fractions, \(0\.5, 1\.0\), .*got 0\.5"),
+        ({"widths": {"three/*": (0.5,)}}, r"'three/\*' in widths= fits no group"),
+        ({"depth": ["two", "three"]}, r"'three' fits no branch or stack .*\['two'\]"),
     ],
 )
 def test_arguments_are_checked(arguments, words):
@@ -184,6 +187,25 @@ def test_compressed_and_missing_leaves_are_named():
         supernet.apply(supernet.params, {"width": {"three": 1}}, *inputs)
     with pytest.raises(ValueError, match=r"one genome, got genes of the shape \(2, 5\)"):
         supernet.counts(supernet.space.sample(jax.random.key(0), 2))
+
+
+@pytest.mark.parametrize(
+    ("genome", "error", "words"),
+    [
+        ({"width": {"into": 0}}, ValueError, "'into' must be a whole number from 1 to 8, got 0"),
+        ({"width": {"into": -1}}, ValueError, "got -1"),  # the mask would drop all, the cut keep all but one
+        ({"width": {"into": 99}}, ValueError, "got 99"),
+        ({"width": {"into": 2.5}}, ValueError, "got 2.5"),
+        ({"depth": {"two": 7}}, ValueError, "'two' must be a whole number from 0 to 1, got 7"),
+        ({"width": {"into": np.array([2, 4])}}, ValueError, r"'into' has the shape \(2,\): give one genome"),
+        ({"width/into": 2}, TypeError, r"nested dict.*got 2 for 'width/into'"),
+        ([1, 2], TypeError, r"nested dict.*got \[1, 2\]"),
+    ],
+)
+def test_genomes_are_checked(genome, error, words):
+    supernet, *_ = network("mlp")
+    with pytest.raises(error, match=words):
+        supernet.counts(genome)
 
 
 def test_which_variables_there_are_is_chosen():
