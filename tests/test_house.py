@@ -73,6 +73,13 @@ def test_import_is_light():
     assert loaded.isdisjoint({"flax", "matplotlib", "rich", "torch", "mlxtend", "sklearn", "pandas"})
 
 
+def test_supernets_are_imported_at_their_first_use():
+    room = "jaxcompress.search.supernet"
+    code = f"jc.search.run; assert {room!r} not in sys.modules; jc.search.supernet.Supernet; sys.modules[{room!r}]"
+    fresh_modules(f"import jaxcompress as jc; {code}")
+    assert "supernet" in dir(jc.search)
+
+
 def test_import_starts_no_backend():
     """Importing must leave the choice of devices, and ``jax.distributed.initialize``, to the program."""
     code = "import jax, jaxcompress; jax.config.update('jax_num_cpu_devices', 3); print(jax.local_device_count('cpu'))"

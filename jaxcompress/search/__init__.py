@@ -1,4 +1,10 @@
-"""Architecture search and compression policies: a candidate is a genome of arrays, and one program serves them all."""
+"""Architecture search and compression policies: a candidate is a genome of arrays, and one program serves them all.
+
+`jaxcompress.search.supernet` is imported at its first use: it brings Flax.
+"""
+
+import importlib
+from typing import Any
 
 from jaxcompress.search import cells as cells
 from jaxcompress.search import darts as darts
@@ -59,3 +65,13 @@ from jaxcompress.search.strategies import non_dominated_ranks as non_dominated_r
 from jaxcompress.search.strategy import Candidates as Candidates
 from jaxcompress.search.strategy import Fitness as Fitness
 from jaxcompress.search.strategy import Strategy as Strategy
+
+
+def __getattr__(name: str) -> Any:
+    if name == "supernet":
+        return importlib.import_module(f"{__name__}.supernet")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "supernet"})

@@ -124,7 +124,10 @@ class Archive:
         return self.columns.metrics[name].astype(np.float64)
 
     def to_numpy(self) -> dict[str, np.ndarray]:
-        """All columns by name: each gene by its path (codes and values in ``[0, 1]``), then what is known of it."""
+        """All columns by name: each gene by its path (codes and values in ``[0, 1]``), then what is known of it.
+
+        A gene of the name of a metric, or of anything else there is, is called ``"gene NAME"``.
+        """
         codes, values = self.columns.genes
         genes = dict(zip(self.problem.space.names, [*codes.T, *values.T], strict=True))
         known = {
@@ -135,7 +138,8 @@ class Archive:
             "failed": self.failed,
             "cached": self.cached,
         }
-        return {**genes, **known, **self.columns.metrics}
+        known |= self.columns.metrics
+        return {**{f"gene {name}" if name in known else name: row for name, row in genes.items()}, **known}
 
     def rows(self) -> list[dict[str, Any]]:
         """A dict for each candidate: its config, its metrics, and what is known of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import re
 
 _SECONDS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
@@ -29,10 +30,13 @@ class Budget:
     def __post_init__(self) -> None:
         if self.evaluations is None and self.seconds is None:
             raise ValueError("Budget needs evaluations=, seconds= or both")
-        for name in ("evaluations", "seconds"):
+        for name, kind, told in (
+            ("evaluations", numbers.Integral, "a positive integer"),
+            ("seconds", numbers.Real, "a positive, finite number"),
+        ):
             value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"budget: {name} must be positive and finite, got {value!r}")
+            if value is not None and not (isinstance(value, kind) and 0 < float(value) < math.inf):
+                raise ValueError(f"budget: {name} must be {told}, got {value!r}")
 
     def generations(self, batch: int) -> int | None:
         """How many generations the evaluations are; None without such a bound.
@@ -72,6 +76,6 @@ def budget_of(budget: int | str | Budget) -> Budget:
         if not parts or _PART.sub("", budget).strip() or any(unit not in _SECONDS for _, unit in parts):
             raise ValueError(f"budget={budget!r} is no time: write '30s', '10min' or '1h 30min'")
         return Budget(seconds=sum(float(number) * _SECONDS[unit] for number, unit in parts))
-    if isinstance(budget, int) and not isinstance(budget, bool):
-        return Budget(evaluations=budget)
+    if isinstance(budget, numbers.Integral) and not isinstance(budget, bool):
+        return Budget(evaluations=int(budget))
     raise TypeError(f"budget= must be an int (evaluations), a time ('10min') or a Budget, got {budget!r}")

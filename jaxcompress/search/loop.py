@@ -19,6 +19,8 @@ from jaxcompress.search.progress import Tell, progress_of
 from jaxcompress.search.steps import ask, tell
 from jaxcompress.search.strategy import Strategy
 
+FIRST = 8  # so many candidates may fail before a search without any other is given up
+
 
 @dataclasses.dataclass
 class Loop:
@@ -53,7 +55,7 @@ class Loop:
 
         Raises:
             KeyboardInterrupt: if not even one generation is done.
-            ValueError: if every candidate of the first generation fails.
+            ValueError: if all of the first candidates fail.
         """
         stopped = "budget"
         if self.archive is not None:
@@ -69,6 +71,8 @@ class Loop:
                 raise
             stopped = "interrupted"
         self._write()
+        if stopped == "budget" and self.archive is not None and len(self.archive) < FIRST:
+            _check_first(self.archive)
         return stopped
 
     @property
@@ -83,8 +87,9 @@ class Loop:
         judged = jax.tree.map(jnp.asarray, Judged(rows.metrics, rows.violation))
         state = jax.block_until_ready(tell(state, candidates, judged, **static))
         archive = self._extended(rows)
-        if self.archive is None:
+        if len(archive) - self.strategy.batch < FIRST <= len(archive):
             _check_first(archive)
+        if self.archive is None:
             self._note(archive)
         # One statement: an interrupt leaves either the generation before or this one.
         self.state, self.archive, self.seconds = state, archive, self.seconds + time.perf_counter() - began
@@ -132,7 +137,7 @@ def _check_first(archive: Archive) -> None:
         watched = [*archive.problem.objectives, *(name for name, _ in archive.problem.limits)]
         seen = {name: archive.columns.metrics[name][:3].tolist() for name in watched}
         raise ValueError(
-            f"all {len(archive)} candidates of the first generation failed: an objective or limited metric is NaN or "
+            f"all of the first {len(archive)} candidates failed: an objective or limited metric is NaN or "
             f"infinite (the first three: {seen}). Evaluate one by hand under jax.debug_nans(True): evaluate("
             "space.decode(genes), key); often every learning rate of the space is too high, or the data is not scaled"
         )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jaxcompress.search.genes import Genes
-from jaxcompress.search.strategy import Fitness
+from jaxcompress.search.strategy import Fitness, Strategy
 
 if TYPE_CHECKING:
     from jaxcompress.search.space import Space
@@ -80,19 +80,27 @@ class Problem:
         return self.evaluate(*given, fidelity=fidelity) if self.multi_fidelity else self.evaluate(*given)
 
     def metrics(self, returned: Any) -> dict[str, jax.Array]:
-        """Scalars by name; a single number is called ``error``.
+        """What ``evaluate`` returned as arrays, checked by `named`."""
+        return {name: jnp.asarray(value) for name, value in self.named(returned).items()}
+
+    def named(self, returned: Any) -> dict[str, Any]:
+        """Scalars by name, sorted; a single number is called ``error``.
 
         Raises:
-            ValueError: if one is no scalar, or an objective or a limited metric is missing.
+            ValueError: if one is no real number or no scalar, or an objective or a limited metric is missing.
         """
         named = dict(returned) if isinstance(returned, Mapping) else {"error": returned}
         for name, value in named.items():
+            if not isinstance(name, str) or not _is_real(value):
+                raise ValueError(
+                    f"evaluate= must return real numbers by name, {{'error': ...}}, or just one; {name!r} is {value!r}"
+                )
             if jnp.shape(value):
                 raise ValueError(f"evaluate= must return scalars, {name!r} has shape {jnp.shape(value)}: take the mean")
         for argument, names in (("objectives", self.objectives), ("limits", [name for name, _ in self.limits])):
             if missing := [name for name in names if name not in named]:
                 raise ValueError(f"{argument}={missing[0]!r} is none of what evaluate= returns: {sorted(named)}")
-        return {name: jnp.asarray(named[name]) for name in sorted(named)}
+        return {name: named[name] for name in sorted(named)}
 
     def beyond_limits(self, metrics: Mapping[str, jax.Array]) -> jax.Array:
         """By how much the metrics exceed their limits, relative to these."""
@@ -126,9 +134,11 @@ def problem_of(
     """Checks the arguments of a search and brings them into one form.
 
     Raises:
-        TypeError: if ``evaluate`` is no function or ``key`` no typed key.
+        TypeError: if ``space`` is no `Space`, ``evaluate`` no function, ``key`` no typed key or ``limits`` no dict.
         ValueError: on objectives or limits that cannot be.
     """
+    if not hasattr(space, "decode"):
+        raise TypeError(f"space= must be a Space({{name: variable}}), got {space!r}")
     if not callable(evaluate):
         raise TypeError(f"evaluate= must be a function of (genome, key), got {evaluate!r}")
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.shape):
@@ -136,6 +146,8 @@ def problem_of(
     names = (objectives,) if isinstance(objectives, str) else tuple(objectives)
     if not names or len(set(names)) != len(names):
         raise ValueError(f"objectives= must be names of metrics, each once, got {objectives!r}")
+    if limits is not None and not isinstance(limits, Mapping):
+        raise TypeError(f"limits= must be a dict of metrics and the most they may be, got {limits!r}")
     bounds = tuple(sorted((name, float(at)) for name, at in (limits or {}).items()))
     if endless := [name for name, at in bounds if not jnp.isfinite(at)]:
         raise ValueError(f"limits={endless[0]!r} must be finite; leave it out where there is none")
@@ -143,16 +155,30 @@ def problem_of(
     return Problem(space, evaluate, names, bounds, impl, data is not None, multi_fidelity)
 
 
+def check_strategy(strategy: Any) -> None:
+    """Refuses what is no strategy: a name, or a class that nobody called.
+
+    Raises:
+        TypeError: says what to write.
+    """
+    if isinstance(strategy, type) or not isinstance(strategy, Strategy):
+        raise TypeError(f"strategy= must be a strategy, as jaxcompress.search.RandomSearch(batch=8), got {strategy!r}")
+
+
 def seeds_of(space: Space, seeds: Any) -> Genes | None:
     """The first candidates, canonical ``[n]``: from one config, a list of configs, or `Genes`.
 
     Raises:
+        TypeError: if they are neither.
         ValueError: if they are not in the space.
     """
     if seeds is None:
         return None
     if not isinstance(seeds, Genes):
-        return space.encode([seeds] if isinstance(seeds, Mapping) else list(seeds))
+        configs = [seeds] if isinstance(seeds, Mapping) else seeds
+        if not isinstance(configs, list | tuple) or not all(isinstance(config, Mapping) for config in configs):
+            raise TypeError(f"seeds= must be configs (dicts, as Candidate.config) or Genes, got {seeds!r}")
+        return space.encode(configs)
     genes = Genes(*(jnp.atleast_2d(jnp.asarray(row)) for row in seeds))
     if (genes.codes.shape[1], genes.values.shape[1]) != (space.discrete, space.continuous):
         shapes = (genes.codes.shape, genes.values.shape)
@@ -162,7 +188,18 @@ def seeds_of(space: Space, seeds: Any) -> Genes | None:
     beyond = (genes.codes < 0) | (genes.codes >= jnp.array(space.cardinalities, jnp.int32)[None, :])
     if not isinstance(beyond, Tracer) and bool(beyond.any()):
         raise ValueError(f"seeds= hold codes outside of [0, cardinality), in rows {jnp.flatnonzero(beyond.any(1))[:5]}")
+    inside = (genes.values >= 0) & (genes.values <= 1)
+    if not isinstance(inside, Tracer) and not bool(inside.all()):
+        raise ValueError(f"seeds= hold values outside of [0, 1], or NaN, in rows {jnp.flatnonzero(~inside.all(1))[:5]}")
     return space.canonical(genes)
+
+
+def _is_real(value: Any) -> bool:
+    """Whether it is a number, a boolean or an array of these."""
+    if isinstance(value, bool | int | float):
+        return True
+    dtype = getattr(value, "dtype", None)
+    return dtype is not None and any(jnp.issubdtype(dtype, kind) for kind in (jnp.bool_, jnp.integer, jnp.floating))
 
 
 def _float(value: Any) -> jax.Array:

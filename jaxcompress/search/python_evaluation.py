@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -82,7 +82,7 @@ class PythonProgram:
         config = problem.space.config(item.genes)
         fidelity = float(item.fidelity)
         returned = problem.called(config, jax.random.fold_in(key, item.number), self._shared.data, fidelity)
-        named = returned if isinstance(returned, Mapping) else {"error": returned}
+        named = problem.named(returned)
         checked = problem.metrics({name: np.asarray(value, np.float64) for name, value in named.items()})
         if self._names is not None and list(checked) != self._names:
             raise ValueError(f"evaluate= returned {list(checked)} where it returned {self._names} before")

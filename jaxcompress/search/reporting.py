@@ -76,8 +76,9 @@ class Reporter:
         self._program: Program | PythonProgram | None = None
 
     def __call__(self, archive: Archive, chosen: Sequence[Candidate]) -> Report:
-        """The report on candidates of the archive."""
-        return Report(tuple(Reported(one, one.config, self._metrics(one.genes, one.number)) for one in chosen))
+        """The report on candidates of the archive; one that was answered from the cache has the key of its twin."""
+        sources = archive.columns.source
+        return Report(tuple(Reported(one, one.config, self._metrics(one.genes, sources[one.number])) for one in chosen))
 
     def others(self, archive: Archive, given: Any) -> Report:
         """The report on configs or genes; those in the archive are recognised."""

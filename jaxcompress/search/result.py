@@ -79,7 +79,7 @@ class Run:
             candidates: of this run, or configs, or genes. By default the front of several objectives, the best for one.
 
         Raises:
-            ValueError: if the search was given no ``report_data``.
+            ValueError: if the search was given no ``report_data``, or there are no candidates.
         """
         if self._reporter is None:
             raise ValueError(
@@ -89,6 +89,8 @@ class Run:
             candidates = list(self.pareto) if len(self.objectives) > 1 else self.best()
         if isinstance(candidates, Candidate):
             candidates = [candidates]
+        if not isinstance(candidates, Genes | Mapping) and not candidates:
+            raise ValueError("report: no candidates to report on; leave them out for the best")
         if not isinstance(candidates, Genes | Mapping) and all(isinstance(one, Candidate) for one in candidates):
             return self._reporter(self.archive, list(candidates))
         return self._reporter.others(self.archive, candidates)

@@ -18,10 +18,11 @@ from jaxcompress.search.budget import Budget, budget_of
 from jaxcompress.search.checkpoint import Checkpoints
 from jaxcompress.search.evaluator import Evaluator
 from jaxcompress.search.executors.executor import Executor
+from jaxcompress.search.executors.measured import ExecutorChoice
 from jaxcompress.search.executors.population import traced_once
 from jaxcompress.search.identity import identity
 from jaxcompress.search.loop import Loop
-from jaxcompress.search.problem import Item, Problem, Shared, problem_of, seeds_of
+from jaxcompress.search.problem import Item, Problem, Shared, check_strategy, problem_of, seeds_of
 from jaxcompress.search.progress import Tell, telling
 from jaxcompress.search.python_evaluation import PythonEvaluation
 from jaxcompress.search.reporting import Reporter
@@ -99,8 +100,9 @@ def run(
 
     Raises:
         TypeError: if ``evaluate`` cannot be traced, or arguments are of the wrong kind.
-        ValueError: if an objective is missing in what ``evaluate`` returns, every candidate of the first generation
-            failed, the folder holds another search (says what differs), or data holds NaN or infinity (names the path).
+        ValueError: if an objective is missing in what ``evaluate`` returns, all of the first candidates (8 or a whole
+            generation) failed, the folder holds another search (says what differs), or data holds NaN or infinity
+            (names the path).
         ImportError: without what the bar (rich) or the checkpoints (Orbax) need; names the extra.
 
     Example:
@@ -113,11 +115,13 @@ def run(
         True
     """
     limit = budget_of(budget)
-    if checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every!r}")
+    if not isinstance(checkpoint_every, int) or checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every must be an integer of at least 1, got {checkpoint_every!r}")
     if strategy is None:
-        strategy = strategies.default_strategy(1 if isinstance(objectives, str) else len(objectives))
+        strategy = strategies.default_strategy(1 if isinstance(objectives, str) else max(1, len(objectives)))
+    check_strategy(strategy)
     options = {"objectives": objectives, "limits": limits, "data": data, "multi_fidelity": strategy.multi_fidelity}
+    limit.generations(strategy.batch)
     problem = problem_of(space, evaluate, key=key, **options)
     check_data(data, report_data)
     of_strategy, of_evaluations = keys_of(key)
@@ -141,7 +145,6 @@ def run(
         evaluator.remember(archive)
     held = (state, archive, seconds, checkpoints, checkpoint_every, archive is not None)
     loop = Loop(problem, strategy, limit, evaluator, *held)
-    limit.generations(strategy.batch)
     try:
         with telling(progress) as show:
             stopped = loop.go(show)
@@ -149,9 +152,9 @@ def run(
         if checkpoints is not None:
             checkpoints.close()
     assert loop.archive is not None
-    assert evaluator.choice is not None
+    choice = evaluator.choice or ExecutorChoice(str(remembered), "as before; nothing was evaluated since")
     reporter = None if report_data is None else Reporter(problem, Shared(shared.key_data, report_data))
-    return Run(loop.archive, strategy, loop.state, evaluator.choice, loop.seconds, stopped, reporter)
+    return Run(loop.archive, strategy, loop.state, choice, loop.seconds, stopped, reporter)
 
 
 def check_data(data: Any, report_data: Any) -> None:
@@ -162,7 +165,8 @@ def check_data(data: Any, report_data: Any) -> None:
     """
     for argument, tree in (("data", data), ("report_data", report_data)):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
+            is_float = isinstance(leaf, float) or (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact))
+            if is_float and not np.isfinite(leaf).all():
                 raise ValueError(f"{argument} holds NaN or infinity at {path_string(path) or 'its only array'!r}")
     if report_data is None:
         return

@@ -13,7 +13,7 @@ from jax import lax
 from jaxcompress.search.executors.executor import Executor, Population
 from jaxcompress.search.executors.population import executor_of, traced_once
 from jaxcompress.search.genes import Genes
-from jaxcompress.search.problem import Item, Judged, Shared, problem_of, seeds_of
+from jaxcompress.search.problem import Item, Judged, Shared, check_strategy, problem_of, seeds_of
 from jaxcompress.search.python_evaluation import PythonEvaluation
 from jaxcompress.search.steps import keys_of
 from jaxcompress.search.strategy import Candidates, Strategy
@@ -100,6 +100,7 @@ def scan(
     """
     if isinstance(evaluate, PythonEvaluation):
         raise TypeError("scan: evaluate= is marked as Python, which no program can hold; use jaxcompress.search.run")
+    check_strategy(strategy)
     chosen = executor_of(executor)
     if not chosen.traced:
         raise TypeError(f"scan: executor={executor!r} is a loop in Python; use 'map', or jaxcompress.search.run")

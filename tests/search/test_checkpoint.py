@@ -144,5 +144,5 @@ def test_folders_that_hold_something_else(tmp_path):
     (tmp_path / "search.json").write_text(json.dumps({"format": "x", "version": 9, "identity": {}, "about": {}}))
     with pytest.raises(ValueError, match="another version"):
         climbing.search(checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="checkpoint_every must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="checkpoint_every must be an integer of at least 1, got 0"):
         climbing.search(checkpoint_every=0)

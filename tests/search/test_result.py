@@ -114,6 +114,8 @@ def test_the_archive_as_a_table():
     assert list(numbers)[:3] == ["width", "kind", "rate"]
     assert numbers["generation"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert numbers["failed"].tolist() == [False] * 4 + [True] + [False] * 3
+    both = archive(("error",), error=[0.1, 0.2], width=[7, 8]).to_numpy()  # a gene and a metric of one name
+    assert (both["gene width"].tolist(), both["width"].tolist()) == ([0, 1], [7, 8])
     rows = TABLE.rows()
     assert rows[1]["config"] == {"width": 2, "kind": "b", "rate": 0.5}
     assert rows[2]["config"] == {"width": 3, "kind": "a"}

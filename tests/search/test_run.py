@@ -139,6 +139,10 @@ def test_budgets():
     timed = on_line(distance, budget="0.3s")
     assert timed.seconds >= 0.3
     assert len(on_line(distance, budget=Budget(evaluations=12, seconds=100.0)).archive) == 12
+    assert len(on_line(distance, budget=np.int64(12)).archive) == 12
+    for wrong in ({"evaluations": 1.5}, {"evaluations": "10"}, {"seconds": "10"}, {"seconds": -1}, {}):
+        with pytest.raises(ValueError, match=r"[Bb]udget"):
+            Budget(**wrong)
     for wrong, error in (("soon", ValueError), ("3 days", ValueError), (True, TypeError), (0, ValueError)):
         with pytest.raises(error, match="budget"):
             on_line(distance, budget=wrong)
@@ -210,7 +214,7 @@ def test_what_an_evaluation_must_not_do():
         on_line(distance, limits={"bytes": 3})
     with pytest.raises(ValueError, match=r"'error' has shape \(2,\): take the mean"):
         on_line(lambda genome, key: {"error": jnp.ones(2)})
-    with pytest.raises(ValueError, match="all 6 candidates of the first generation failed"):
+    with pytest.raises(ValueError, match="all of the first 12 candidates failed"):
         on_line(lambda genome, key: {"error": jnp.float32(jnp.nan)})
     with pytest.raises(TypeError, match="evaluate= must be a function"):
         on_line("distance")
@@ -222,6 +226,65 @@ def test_what_an_evaluation_must_not_do():
         on_line(search.python(distance), executor="vmap")
     with pytest.raises(TypeError, match="progress="):
         on_line(distance, progress=3)
+    for wrong in (None, (1.0, 2.0), {"error": "small"}, {"error": 1.0, "more": {"bytes": 1}}, {"error": 1j}):
+        with pytest.raises(ValueError, match="must return real numbers by name"):
+            on_line(lambda genome, key, wrong=wrong: wrong)
+        with pytest.raises(ValueError, match="must return real numbers by name"):
+            on_line(search.python(lambda config, key, wrong=wrong: wrong), executor="auto")
+
+
+def test_arguments_of_the_wrong_kind():
+    for strategy in ("random", search.RandomSearch):
+        with pytest.raises(TypeError, match=r"strategy= must be a strategy, as jaxcompress.search.RandomSearch"):
+            on_line(distance, strategy=strategy)
+    with pytest.raises(TypeError, match="space= must be a Space"):
+        run({"x": IntRange(0, 9)}, distance, key=KEY, budget=60)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="limits= must be a dict"):
+        on_line(distance, limits=("cost", 3))
+    for seeds in ("x", [50], on_line(distance, budget=6).best()):
+        with pytest.raises(TypeError, match=r"seeds= must be configs \(dicts, as Candidate.config\) or Genes"):
+            on_line(distance, seeds=seeds)
+    unit = Space({"x": search.Float(0, 1)})
+    for value in (1.5, np.nan):
+        seeds = Genes(jnp.zeros((1, 0), jnp.int32), jnp.array([[value]]))
+        with pytest.raises(ValueError, match=r"seeds= hold values outside of \[0, 1\], or NaN, in rows \[0\]"):
+            run(unit, distance, key=KEY, budget=10, seeds=seeds, progress=False)
+
+
+def test_a_finished_search_of_an_executor_that_auto_does_not_try(tmp_path):
+    on_line(distance, budget=6, checkpoint=tmp_path, executor="loop")
+    again = on_line(distance, budget=6, checkpoint=tmp_path, executor="auto")
+    assert str(again.executor) == "loop: as before; nothing was evaluated since"
+
+
+def test_a_budget_that_is_too_small_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="less than one generation"):
+        on_line(distance, budget=5, checkpoint=tmp_path / "search")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cached_candidate_is_reported_with_the_key_of_its_twin():
+    drawn = {"strategy": search.RandomSearch(batch=6), "data": np.zeros(2), "report_data": np.ones(2), "budget": 12}
+    evaluate = lambda genome, key, data: {"error": jax.random.uniform(key) + data[0], "of": genome["x"]}  # noqa: E731
+    found = on_line(evaluate, **(drawn | {"seeds": [{"x": 5}] * 2}))
+    first, second = found.report([found.archive[0], found.archive[1]]).rows
+    assert found.archive.cached.tolist()[:2] == [False, True]
+    assert first.metrics == second.metrics
+    with pytest.raises(ValueError, match="no candidates to report on"):
+        found.report([])
+
+
+def test_a_failed_candidate_alone_ends_no_search():
+    """Generations of one: the first is a seed that fails, the second is not."""
+    settings = {"strategy": search.RandomSearch(), "seeds": [{"x": 99}], "budget": 3, "executor": "auto"}
+
+    def fragile(config, key):
+        return float("nan") if config["x"] == 99 else float(config["x"])
+
+    found = on_line(search.python(fragile), **settings)
+    assert found.archive.failed.tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="all of the first 3 candidates failed"):
+        on_line(search.python(lambda config, key: float("nan")), **settings)
 
 
 def test_a_python_function_may_return_large_numbers_and_a_single_one():

@@ -79,7 +79,8 @@ def search(
         weights: the optimizer of the weights, by default `weight_optimizer` over all steps.
         architecture: the optimizer of the architecture, by default `architecture_optimizer`.
         decisiveness: see `Bilevel`; 0 is the paper.
-        state: of an earlier call, to go on with; ``params`` and ``alphas`` are not looked at then.
+        state: of an earlier call, to go on with; ``params`` and ``alphas`` are not looked at then. The default of
+            ``weights`` is planned for the epochs of one call: pass an optimizer planned for all of them.
         progress: called after every epoch with its number and mean losses.
 
     Returns:

@@ -56,7 +56,7 @@ def doubt(alphas: Any) -> jax.Array:
     """How undecided the mixtures are: their mean entropy over that of equal weights, from 1 down to 0."""
     entropies = [
         -jnp.sum(p * jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny)), axis=-1).reshape(-1)
-        / jnp.log(jnp.asarray(p.shape[-1], p.dtype))
+        / jnp.log(jnp.asarray(max(p.shape[-1], 2), p.dtype))
         for p in jax.tree.leaves(relax(alphas))
     ]
     return jnp.mean(jnp.concatenate(entropies))

@@ -116,7 +116,8 @@ def alternate(
         weight_steps: of a round; by default a pass over ``train``.
         controller_steps: of a round, each on ``strategy.batch`` candidates.
         batch_size: rows of a step, of each split.
-        state: of an earlier call, to go on with; ``params`` is not looked at then.
+        state: of an earlier call, to go on with; ``params`` is not looked at then. The default of ``optimizer`` is
+            planned for the rounds of one call: pass one planned for all of them.
         progress: called after every round with its number and figures.
 
     Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ class Choice:
 
     Raises:
         ValueError: without values, for a value that occurs twice, for numbers that are not finite or exceed int32.
-        TypeError: for a value that cannot be hashed.
+        TypeError: for a value that cannot be hashed; for values without an order (a set), or a single string.
 
     Example:
         >>> Choice((3, 5, 7)).ordered, Choice(("relu", "swish")).ordered
@@ -36,6 +36,8 @@ class Choice:
     kinds: tuple[type, ...] = dataclasses.field(init=False, repr=False)  # 1 == 1.0 == True, and yet they decode apart
 
     def __post_init__(self) -> None:
+        if isinstance(self.values, str | set | frozenset) or not isinstance(self.values, Iterable):
+            raise TypeError(f"Choice(values): a tuple of values, in an order, got {self.values!r}; a single one: (x,)")
         values = tuple(plain(value) for value in self.values)
         if not values:
             raise ValueError("Choice(values): no values to choose from; give at least one")

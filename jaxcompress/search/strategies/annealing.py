@@ -101,7 +101,7 @@ class SimulatedAnnealing(Proposing):
         accepted = no_worse(fitness, current.fitness)
         worse = fitness.objectives[:, 0] - current.fitness.objectives[:, 0]
         chance = jnp.exp(-worse / jnp.where(temperature > 0, temperature, 1))
-        lucky = jax.random.uniform(key, (self.batch,)) < jnp.where(temperature > 0, chance, 0)
+        lucky = jax.random.uniform(key, (self.batch,), jnp.float32) < jnp.where(temperature > 0, chance, 0)
         equal = fitness.violation == current.fitness.violation
         accepted |= begun & equal & jnp.isfinite(worse) & lucky
         counted = (fitness.violation == 0) & ~begun

@@ -150,7 +150,7 @@ class ENAS:
             genes = genes_of(jnp.where(own[:, None], genes.codes, seeds))
             decided = jnp.where(own[:, None], decided, seeds)
         state = state._replace(key=key, step=state.step + 1, decided=decided, own=own)
-        return Candidates(genes, jnp.ones(self.batch)), state
+        return Candidates(genes, jnp.ones(self.batch, jnp.float32)), state
 
     def tell(self, space: Space, state: ENASState, candidates: Candidates, fitness: Fitness) -> ENASState:
         """One step of Adam on what became of the decisions asked for last."""

@@ -106,11 +106,11 @@ class Evosax:
         seeds = None if seeds is None else checked_seeds(space, seeds)
         given = 0 if seeds is None else len(seeds.codes)
         size = -(-max(given, self.batch if self._holds_population else 0) // self.batch) * self.batch
-        start = jax.random.normal(of_samples, (size - given, width_of(space)))
+        start = jax.random.normal(of_samples, (size - given, width_of(space)), jnp.float32)
         if seeds is not None:
             start = jnp.concatenate([vectors_of(space, seeds), start])
-        inner = self._begin(space, of_inner, jnp.zeros((self.batch, width_of(space))), jnp.zeros(self.batch))
-        vectors = jnp.zeros((self.batch, width_of(space)))
+        vectors = jnp.zeros((self.batch, width_of(space)), jnp.float32)
+        inner = self._begin(space, of_inner, vectors, jnp.zeros(self.batch, jnp.float32))
         extremes = jnp.array([jnp.inf, -jnp.inf], jnp.float32)
         return EvosaxState(key, jnp.int32(0), start, nobody(size, objectives), extremes, vectors, inner)
 
@@ -130,7 +130,9 @@ class Evosax:
         opening = len(state.start) // self.batch
         vectors, inner = lax.cond(state.step < opening, begin, proceed) if opening else proceed()
         genes = genes_of(space, vectors)
-        return Candidates(genes, jnp.ones(self.batch)), state._replace(key=key, vectors=vectors, inner=inner)
+        return Candidates(genes, jnp.ones(self.batch, jnp.float32)), state._replace(
+            key=key, vectors=vectors, inner=inner
+        )
 
     def tell(self, space: Space, state: EvosaxState, candidates: Candidates, fitness: Fitness) -> EvosaxState:
         """The state that knows the fitness of what was asked for last."""
@@ -179,7 +181,9 @@ def _built(strategy: Evosax, space: Space) -> tuple[Any, Any]:
     """The evosax object and its parameters: one for each strategy and space, since it is a static argument there."""
     with jax.ensure_compile_time_eval(), _lenient():
         algorithm = _algorithm_class(strategy.algorithm)(
-            population_size=strategy.population, solution=jnp.zeros(width_of(space)), **dict(strategy.options)
+            population_size=strategy.population,
+            solution=jnp.zeros(width_of(space), jnp.float32),
+            **dict(strategy.options),
         )
         params = algorithm.default_params
         names = {field.name for field in dataclasses.fields(params)}

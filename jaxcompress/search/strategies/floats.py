@@ -42,6 +42,8 @@ def genes_of(space: Space, vectors: jax.Array) -> Genes:
 
 def vectors_of(space: Space, genes: Genes) -> jax.Array:
     """Vectors that stand for these genes ``[n]``."""
-    chosen = [jax.nn.one_hot(genes.codes[:, i], several) for i, several in enumerate(space.cardinalities)]
+    chosen = [
+        jax.nn.one_hot(genes.codes[:, i], several, dtype=jnp.float32) for i, several in enumerate(space.cardinalities)
+    ]
     inside = jnp.clip(genes.values, 1e-6, 1 - 1e-6)
     return jnp.concatenate([*(_CHOSEN * logits for logits in chosen), ndtri(inside)], 1)

@@ -55,9 +55,8 @@ def fresh(space: Space, key: jax.Array, memory: Memory, n: int, propose: Propose
         genes = _where(old, other, genes)
         return number + 1, genes, *wanting(genes)
 
-    genes, old = lax.while_loop(proceed, attempt, (jnp.int32(0), no_genes(space, n), jnp.ones(n, bool), jnp.zeros(n)))[
-        1:3
-    ]
+    start = jnp.int32(0), no_genes(space, n), jnp.ones(n, bool), jnp.zeros(n, jnp.float32)
+    _, genes, old, _ = lax.while_loop(proceed, attempt, start)
     return _enumerated(space, draw, memory, genes, old) if space.size <= ENUMERATED else genes
 
 
@@ -79,7 +78,7 @@ def _enumerated(space: Space, key: jax.Array, memory: Memory, genes: Genes, old:
 
 def _violations(space: Space, genes: Genes) -> jax.Array:
     if not space.constraints:
-        return jnp.zeros(len(genes.codes))
+        return jnp.zeros(len(genes.codes), jnp.float32)
     return jax.vmap(space.violation)(space.decode(genes))
 
 

@@ -18,6 +18,7 @@ from jaxcompress.search.strategies.fresh import fresh
 from jaxcompress.search.strategies.judgement import Judged, best_first, judged, nobody
 from jaxcompress.search.strategies.memory import Memory, empty_memory, fingerprints, remember
 from jaxcompress.search.strategies.rungs import Bracket, Schedule, schedule
+from jaxcompress.search.strategies.seeding import checked_seeds
 from jaxcompress.search.strategy import Candidates, Fitness
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class Halving(abc.ABC):
             )
         memory, n = state.memory, len(first) - given
         if seeds is not None:
-            seeds = space.canonical(seeds)
+            seeds = checked_seeds(space, seeds)
             memory = remember(memory, fingerprints(seeds))
         genes = fresh(space, key, memory, n, lambda key, tried, far: space.sample(key, n), self.attempts)
         memory = remember(memory, fingerprints(genes))

@@ -38,7 +38,7 @@ def judged(fitness: Fitness) -> Judged:
 
 def nobody(n: int, objectives: int) -> Judged:
     """Places that nobody has taken, behind everybody."""
-    return Judged(jnp.full((n, objectives), jnp.inf), jnp.full(n, jnp.inf))
+    return Judged(jnp.full((n, objectives), jnp.inf, jnp.float32), jnp.full(n, jnp.inf, jnp.float32))
 
 
 def join(first: Judged, second: Judged) -> Judged:

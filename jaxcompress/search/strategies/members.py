@@ -29,7 +29,7 @@ def no_members(space: Space, n: int, objectives: int) -> Members:
 def no_genes(space: Space, n: int) -> Genes:
     """Zeros for ``n``."""
     discrete = len(space.cardinalities)
-    return Genes(jnp.zeros((n, discrete), jnp.int32), jnp.zeros((n, space.dimensions - discrete)))
+    return Genes(jnp.zeros((n, discrete), jnp.int32), jnp.zeros((n, space.dimensions - discrete), jnp.float32))
 
 
 def rows(members: Members, index: jax.Array) -> Members:

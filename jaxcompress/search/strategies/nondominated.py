@@ -111,7 +111,7 @@ def _checked(objectives: ArrayLike, violation: ArrayLike | None) -> tuple[jax.Ar
     objectives = jnp.asarray(objectives, jnp.float32)
     if objectives.ndim != 2 or 0 in objectives.shape:
         raise ValueError(f"objectives must be [candidates, objectives], none of them 0, got shape {objectives.shape}")
-    violation = jnp.zeros(len(objectives)) if violation is None else jnp.asarray(violation, jnp.float32)
+    violation = jnp.zeros(len(objectives), jnp.float32) if violation is None else jnp.asarray(violation, jnp.float32)
     if violation.shape != objectives.shape[:1]:
         raise ValueError(f"violation must have one entry per row of objectives {objectives.shape}: {violation.shape}")
     return jnp.where(jnp.isnan(objectives), jnp.inf, objectives), jnp.where(

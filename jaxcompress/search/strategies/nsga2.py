@@ -80,7 +80,7 @@ class NSGA2(Proposing):
 
     def _ignorance(self, space: Space, objectives: int) -> Front:
         members = no_members(space, self.population, objectives)
-        return Front(members, jnp.zeros(self.population, jnp.int32), jnp.zeros(self.population))
+        return Front(members, jnp.zeros(self.population, jnp.int32), jnp.zeros(self.population, jnp.float32))
 
     def _propose(self, space: Space, knowledge: Front, key: jax.Array, tried: Genes, far: jax.Array) -> Genes:
         draw, mix, change = jax.random.split(key, 3)

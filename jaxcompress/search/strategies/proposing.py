@@ -105,7 +105,7 @@ class Proposing(abc.ABC):
             return genes, remember(state.memory, fingerprints(genes))
 
         genes, memory = lax.cond(state.step < steps, begin, proceed)
-        return Candidates(genes, jnp.ones(self.batch)), state._replace(key=key, memory=memory)
+        return Candidates(genes, jnp.ones(self.batch, jnp.float32)), state._replace(key=key, memory=memory)
 
     def tell(self, space: Space, state: ProposingState, candidates: Candidates, fitness: Fitness) -> ProposingState:
         """The state that knows the fitness of what was asked for last."""

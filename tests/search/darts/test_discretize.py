@@ -56,3 +56,8 @@ def test_equal_edges_the_first_stay():
 def test_targets_have_to_name_all_edges():
     with pytest.raises(ValueError, match=r"a node for each of the 4 edges, it has shape \(3,\)"):
         darts.strongest_edges(jnp.zeros((4, 3)), [1, 1, 1], none=0)
+
+
+def test_doubt_of_a_single_operation_is_none():
+    assert float(darts.doubt({"a": jnp.zeros((3, 1))})) == 0
+    assert float(darts.doubt({"a": jnp.zeros((3, 4))})) == pytest.approx(1)

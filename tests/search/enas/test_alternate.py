@@ -137,6 +137,7 @@ def test_a_small_network_stays_small():
     assert (moved(allowed_values(SPACE))[3:] > 0).mean() > 0.8  # some units are dead
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_stopped():
     train, validation, _ = digits()
     found = searched()

@@ -128,6 +128,7 @@ def evolved():
     return evolution, data, start, state, history
 
 
+@pytest.mark.slow
 def test_it_grows_and_beats_its_start(evolved):
     evolution, data, start, state, history = evolved
     assert not start.population.dna.count.any()
@@ -142,6 +143,7 @@ def test_it_grows_and_beats_its_start(evolved):
     assert float(error) == pytest.approx(float(history.best[-1]), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_worse_of_each_pair_dies(evolved):
     """So the best one never does, and every child's parent was alive."""
     *_, state, history = evolved

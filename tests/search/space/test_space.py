@@ -16,6 +16,9 @@ from tests.search.space.examples import CELL, MIXED, NESTED, SPACES, entries
     [
         (lambda: Choice(()), ValueError, "no values"),
         (lambda: Choice((1, 2, 1)), ValueError, "1 occurs twice"),
+        (lambda: Choice("relu"), TypeError, "a tuple of values, in an order, got 'relu'"),
+        (lambda: Choice({"relu", "gelu"}), TypeError, "in an order"),
+        (lambda: Choice(3), TypeError, r"got 3; a single one: \(x,\)"),
         (lambda: Choice(({},)), TypeError, "cannot be hashed"),
         (lambda: Choice((1.0, float("nan"))), ValueError, "nan is not finite"),
         (lambda: Choice((1, 2**31)), ValueError, "2147483648 is not finite, or more than"),

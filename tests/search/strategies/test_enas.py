@@ -129,6 +129,7 @@ def curves(strategy, folder, queries, seeds=24):
     )
 
 
+@pytest.mark.slow
 def test_learns_on_nas_bench_201(data_folder):
     """At equal queries better than random search by more than three standard errors; seeds are one program."""
     ours = curves(ENAS(hidden=16, batch=2), data_folder, 200)

@@ -115,6 +115,8 @@ def test_seeds_are_asked_for_first():
     ask = jax.jit(lambda key, seeds: HALVING.ask(LINE, HALVING.init(LINE, key, seeds=seeds))[0])
     candidates = ask(jax.random.key(0), seeds)
     np.testing.assert_allclose(candidates.genes.values[:2, 0], [0.25, 0.75])
+    with pytest.raises(ValueError, match="seeds must be genes of this space"):
+        HALVING.init(LINE, jax.random.key(0), seeds=jax.tree.map(lambda row: row[:, :0], seeds))
     with pytest.raises(ValueError, match="begins with 8 candidates in a round and cannot take 9 seeds"):
         HALVING.init(LINE, jax.random.key(0), seeds=LINE.sample(jax.random.key(0), 9))
 

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from jax import export
 
-from jaxcompress.search import Fitness, Strategy
+from jaxcompress.search import Constraint, Fitness, Space, Strategy
 from tests.search.strategies.cases import CELL, DEDUPLICATED, MIXED, STRATEGIES, TINY, error, rows_of, search
 
 GENERATIONS = 16
 SEEDS = [{"kind": "b", "depth": 5, "rate": 0.5, "momentum": 0.25}, {"kind": "a", "depth": 4, "rate": 1.0}]
+
+LIMITED = Space(MIXED.variables, [Constraint("depth", lambda genome: genome["depth"], at_most=3)])
 
 every = pytest.mark.parametrize("name", STRATEGIES)
 deduplicated = pytest.mark.parametrize("name", DEDUPLICATED)
@@ -161,3 +163,23 @@ def test_a_small_space_is_exhausted(name):
     several = jax.jit(jax.vmap(lambda key: search(TINY, strategy, key, 4)[1][0].genes))
     for codes in several(jax.random.split(jax.random.key(3), 8)).codes:
         assert len(np.unique(np.asarray(codes)[:3].reshape(12, 2), axis=0)) == 12
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("name", DEDUPLICATED)
+def test_the_state_keeps_its_types(name, wide):
+    """Float32 from the first question on, none of it weakly typed; where 64 bits are the default too."""
+    strategy = STRATEGIES[name]
+
+    def step(state):
+        candidates, state = strategy.ask(LIMITED, state)
+        fitness = Fitness(jnp.ones((strategy.batch, 1), jnp.float32), jnp.zeros(strategy.batch, jnp.float32))
+        return candidates, strategy.tell(LIMITED, state, candidates, fitness)
+
+    with jax.enable_x64(wide):
+        before = jax.eval_shape(lambda key: strategy.init(LIMITED, key), jax.random.key(0))
+        candidates, after = jax.eval_shape(step, before)
+    kinds = [[(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(state)] for state in (before, after)]
+    assert kinds[0] == kinds[1]
+    floats = [x for x in jax.tree.leaves((before, candidates)) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert {(x.dtype, x.weak_type) for x in floats} == {(jnp.dtype("float32"), False)}
