@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -141,6 +142,7 @@ def problem_of(
         raise TypeError(f"space= must be a Space({{name: variable}}), got {space!r}")
     if not callable(evaluate):
         raise TypeError(f"evaluate= must be a function of (genome, key), got {evaluate!r}")
+    _check_call(evaluate, has_data=data is not None, multi_fidelity=multi_fidelity)
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.shape):
         raise TypeError(f"key= must be one typed key, jax.random.key(seed), got {key!r}")
     names = (objectives,) if isinstance(objectives, str) else tuple(objectives)
@@ -163,6 +165,26 @@ def check_strategy(strategy: Any) -> None:
     """
     if isinstance(strategy, type) or not isinstance(strategy, Strategy):
         raise TypeError(f"strategy= must be a strategy, as jaxcompress.search.RandomSearch(batch=8), got {strategy!r}")
+
+
+def _check_call(evaluate: Callable[..., Any], *, has_data: bool, multi_fidelity: bool) -> None:
+    """Whether a function can be called as a search will call it, and be a static argument."""
+    if type(evaluate).__hash__ is None:
+        raise TypeError(f"evaluate= of type {type(evaluate).__name__} cannot be hashed: make it a frozen dataclass")
+    try:
+        signature = inspect.signature(evaluate)
+    except ValueError:  # of functions written in C
+        return
+    names = ["genome", "key", *(["data"] if has_data else [])]
+    options = {"fidelity": 1.0} if multi_fidelity else {}
+    try:
+        signature.bind(*names, **options)
+    except TypeError as error:
+        call = ", ".join(names + [f"{name}=..." for name in options])
+        raise TypeError(
+            f"evaluate= is called as evaluate({call}) in this search, which its parameters {signature} do not take: "
+            f"{error}. It is given data where data= is, and fidelity where the strategy is one of several fidelities"
+        ) from None
 
 
 def seeds_of(space: Space, seeds: Any) -> Genes | None:

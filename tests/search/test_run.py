@@ -1,5 +1,7 @@
 """`run`: what it asks, what it counts, what it refuses."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -233,10 +235,26 @@ def test_what_an_evaluation_must_not_do():
             on_line(search.python(lambda config, key, wrong=wrong: wrong), executor="auto")
 
 
+@dataclasses.dataclass
+class Unhashable:
+    """Equal by value and changeable: no static argument."""
+
+    def __call__(self, genome, key):
+        return distance(genome, key)
+
+
 def test_arguments_of_the_wrong_kind():
     for strategy in ("random", search.RandomSearch):
         with pytest.raises(TypeError, match=r"strategy= must be a strategy, as jaxcompress.search.RandomSearch"):
             on_line(distance, strategy=strategy)
+    with pytest.raises(TypeError, match=r"is called as evaluate\(genome, key, data\) in this search, .*too many"):
+        on_line(distance, data=DATA)
+    with pytest.raises(TypeError, match=r"is called as evaluate\(genome, key, fidelity=...\)"):
+        on_line(distance, strategy=search.SuccessiveHalving(candidates=4))
+    with pytest.raises(TypeError, match="missing a required argument: 'data'"):
+        on_line(lambda genome, key, data: data)
+    with pytest.raises(TypeError, match="of type Unhashable cannot be hashed: make it a frozen dataclass"):
+        on_line(Unhashable())
     with pytest.raises(TypeError, match="space= must be a Space"):
         run({"x": IntRange(0, 9)}, distance, key=KEY, budget=60)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="limits= must be a dict"):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.core import Tracer
 
 from jaxcompress.search.executors import Executor, population_evaluator
 from jaxcompress.search.large_scale.dna import DNA, Bounds, parameters, trivial
@@ -138,7 +139,7 @@ class LargeScaleEvolution:
                 channels]``, labels int32 ``[rows]``.
 
         Raises:
-            ValueError: on NaN or infinite images, or images of another shape than the bounds say.
+            ValueError: on NaN or infinite images, images of another shape or labels beyond the outputs of the bounds.
         """
         check_finite(data, "data")
         for part in ("train", "valid"):
@@ -147,6 +148,9 @@ class LargeScaleEvolution:
                     f"the images of data[{part!r}] have shape {shape}, the bounds say {self.bounds.image}: "
                     "pass Bounds(image=...) as they are"
                 )
+            labels = data[part]["y"]
+            if not isinstance(labels, Tracer) and not ((labels >= 0) & (labels < self.bounds.outputs)).all():
+                raise ValueError(f"the labels of data[{part!r}] must be in [0, {self.bounds.outputs}), the outputs")
         return _init(self, key, data)
 
     def generation(self, state: EvolutionState, data: Any) -> tuple[EvolutionState, Generation]:

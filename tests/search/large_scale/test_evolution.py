@@ -187,5 +187,8 @@ def test_errors():
     broken = data | {"valid": {"x": data["valid"]["x"].at[0].set(jnp.nan), "y": data["valid"]["y"]}}
     with pytest.raises(ValueError, match="data holds 36 values that are NaN or infinite at 'valid/x'"):
         evolution.init(jax.random.key(0), broken)
+    beyond = data | {"train": data["train"] | {"y": data["train"]["y"] + 1}}
+    with pytest.raises(ValueError, match=r"the labels of data\['train'\] must be in \[0, 2\)"):
+        evolution.init(jax.random.key(0), beyond)
     with pytest.raises(ValueError, match="must not be above half of the population=3"):
         LargeScaleEvolution(bounds=evolution.bounds, population=6, pairs=4)
