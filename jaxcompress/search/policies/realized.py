@@ -23,7 +23,7 @@ from jaxcompress.factorize.lowrank import LowRank
 from jaxcompress.quantize.training.convert import convert
 from jaxcompress.quantize.training.prepare import prepare
 from jaxcompress.quantize.training.spec import QAT
-from jaxcompress.search.policies.applied import pruned, rounded
+from jaxcompress.search.policies.applied import pruned, resolved_ranks, rounded
 from jaxcompress.search.policies.setting import Setting
 from jaxcompress.search.policies.sizes import file_bytes, site_macs, stored_bits, variant_flops
 from jaxcompress.search.policies.table import VariantTable
@@ -160,7 +160,7 @@ def _trained(apply: Callable[..., Any], floats: Any, settings: Mapping[str, Sett
 def _fitting(
     params: Any, settings: Mapping[str, Setting], sites: Sites | None
 ) -> tuple[dict[str, Setting], tuple[str, ...]]:
-    """Settings without the group sizes that a cut leaf does not take any more."""
+    """Settings without the group sizes and ranks that a cut leaf does not take any more."""
     found, notes = dict(settings), []
     grouped = [path for path, one in settings.items() if one.group_size is not None]
     if grouped:
@@ -171,6 +171,10 @@ def _fitting(
             except ValueError:
                 found[part.path] = dataclasses.replace(settings[part.path], group_size=None)
                 notes.append(f"{part.path}: whole channels share a scale: groups of {size} do not divide what is left")
+    for path, rank in resolved_ranks(params, found, sites).items():
+        if not rank:
+            found[path] = dataclasses.replace(found[path], rank=None)
+            notes.append(f"{path}: no rank saves anything of what is left: it is not factorized")
     return found, tuple(notes)
 
 

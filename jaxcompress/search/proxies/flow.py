@@ -69,7 +69,7 @@ def live_parameters(fn: Callable[..., Any], params: Any, inputs: Any) -> jax.Arr
         return log_flow(fn, jax.tree.unflatten(treedef, merged), inputs, weights=_uneven)
 
     slopes = jax.grad(flow)(floats)
-    return sum((jnp.count_nonzero(slope) for slope in slopes.values()), jnp.zeros((), jnp.int32))
+    return sum((jnp.count_nonzero(slope).astype(int) for slope in slopes.values()), jnp.zeros((), int))
 
 
 def _uneven(out: jax.Array) -> jax.Array:

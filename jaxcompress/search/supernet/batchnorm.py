@@ -202,8 +202,9 @@ def recalibrated(
 
     def add(state: tuple[jax.Array, dict[str, jax.Array]], batch: Any) -> Any:
         count, seen = state
-        now, share, merged = of(batch), 1 / (count + 1), {}
+        now, merged = of(batch), {}
         for mean, variance in pairs:
+            share = (1 / (count + 1)).astype(seen[mean].dtype)
             shift = now[mean] - seen[mean]
             merged[mean] = seen[mean] + share * shift
             spreading = share * (now[variance] - seen[variance]) + share * (1 - share) * shift * shift

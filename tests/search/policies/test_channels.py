@@ -72,3 +72,11 @@ def test_too_many_combinations_are_refused():
     given = [Setting(sparsity=i / 20) for i in range(1, 20)]
     with pytest.raises(ValueError, match="more than 4096 combinations"):
         variant_table(small.fn, small.params(), {"**/kernel": given, "*/bias": kept}, inputs=(X,))
+
+
+def test_a_rank_that_saves_nothing_of_what_is_left_is_told():
+    choices = {"a/kernel": [Setting(rank=0.5)], "a/bias": [Channels(0.05)]}
+    table = variant_table(small.fn, small.params(), choices, inputs=(X,))
+    made = realize(table, [1, 1], inputs=(X,))
+    assert made.params["a"]["kernel"].shape == (12, 1)
+    assert made.notes == ("a/kernel: no rank saves anything of what is left: it is not factorized",)

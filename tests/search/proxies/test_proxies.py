@@ -207,6 +207,11 @@ def test_half_precision_is_measured_as_well():
     assert all(bool(jnp.isfinite(score)) and score.dtype != jnp.bfloat16 for score in found.values())
     np.testing.assert_allclose(found["synflow"], wanted["synflow"], rtol=0.02)
     np.testing.assert_allclose(found["gradient_norm"], wanted["gradient_norm"], rtol=0.1)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), PARAMS)
+        found = proxies.gradient_norm(mlp, wide, jnp.asarray(X, jnp.float64), LABELS)
+        np.testing.assert_allclose(found.score, wanted["gradient_norm"], rtol=1e-5)
+        assert int(found.parameters) == int(wanted["parameters"])
 
 
 def test_wider_networks_score_higher():

@@ -134,3 +134,9 @@ def test_dtypes_stay():
 
     found = recalibrated(norm, params, data(2, 8, 3, dtype=jnp.bfloat16))
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.bfloat16)}
+    with jax.enable_x64(True):
+        wide = {"mean": jnp.zeros(3, jnp.float64), "var": jnp.ones(3, jnp.float64)}
+        x = np.random.default_rng(0).standard_normal((2, 8, 3))
+        found = recalibrated(lambda p, x: (x - p["mean"][None]) * jax.lax.rsqrt(p["var"] + 1e-3)[None], wide, x)
+        np.testing.assert_allclose(found["mean"], x.mean((0, 1)), rtol=1e-12)
+        np.testing.assert_allclose(found["var"], x.var((0, 1)), rtol=1e-12)
