@@ -49,10 +49,14 @@ class Strategy(Protocol):
     """
 
     @property
-    def batch(self) -> int: ...
+    def batch(self) -> int:
+        """How many candidates `ask` returns."""
+        ...
 
     @property
-    def multi_fidelity(self) -> bool: ...
+    def multi_fidelity(self) -> bool:
+        """Whether `ask` returns fidelities below 1."""
+        ...
 
     def init(self, space: Space, key: jax.Array, *, objectives: int = 1, seeds: Genes | None = None) -> Any:
         """The state before the first question; the first candidates that are asked for are ``seeds`` ``[n]``."""
