@@ -153,7 +153,7 @@ def test_values_that_went_through_numpy_and_float32():
 
 
 def test_several_configs():
-    space = Space({"a": Choice("xyz"), "b": Conditional(Float(0, 1), on="a", equals="y")})
+    space = Space({"a": Choice(("x", "y", "z")), "b": Conditional(Float(0, 1), on="a", equals="y")})
     genes = space.encode([{"a": "z"}, {"a": "y", "b": 0.5}])
     assert genes.codes.tolist() == [[2], [1]]
     assert space.config(genes) == [{"a": "z"}, {"a": "y", "b": 0.5}]

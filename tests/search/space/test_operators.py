@@ -129,7 +129,7 @@ def test_what_depends_on_what_does_not_exist():
 def test_mutation_is_uniform():
     """Over the genes that exist and move, and over the values that a gene has not."""
     inner = Conditional(IntRange(0, 2), on="a", equals="z")
-    space = Space({"a": Choice("wxyz"), "b": Choice((1,)), "c": inner, "d": Choice("pq")})
+    space = Space({"a": Choice(tuple("wxyz")), "b": Choice((1,)), "c": inner, "d": Choice(("p", "q"))})
     genes = Genes(jnp.tile(jnp.array([3, 0, 1, 0], jnp.int32), (30_000, 1)), jnp.zeros((30_000, 0)))
     child = np.asarray(jax.jit(space.mutate)(jax.random.key(0), genes).codes)
     rows, counts = np.unique(child, axis=0, return_counts=True)
