@@ -6,7 +6,7 @@ What is searched: widths, windows and number of layers, kind of pooling, batch n
 layer sees, learning rate, weight decay, label smoothing (`benchmarks.mnist_networks.space`), with at most 43,108
 parameters, a tenth of LeNet-5's.
 
-Budget, for two CPU cores, in all under 30 minutes:
+Budget, meant for 30 minutes on two CPU cores (31 were measured beside other work):
 
 | part | what |
 |---|---|

@@ -213,7 +213,7 @@ def trained_llama(*, quick: bool) -> Rows:
     def splits(seed: int) -> tuple[Any, Any]:
         draw = np.random.default_rng(seed)
         rows = draw.permutation(32)[:searched], 32 + draw.permutation(112)[:reported]
-        return tuple({"inputs": jnp.asarray(windows[r, :-1]), "targets": jnp.asarray(windows[r, 1:])} for r in rows)  # type: ignore[return-value]
+        return tuple({"inputs": jnp.asarray(windows[r, :-1]), "targets": jnp.asarray(windows[r, 1:])} for r in rows)  # type: ignore[return-value]  # two
 
     grid = settings(bits=(2, 3, 4, 5, 6, 8), sparsity=(0, 0.3))
     subject = Subject(
@@ -233,7 +233,7 @@ def parts(images: np.ndarray, labels: np.ndarray, sizes: tuple[int, int], seed: 
     """Two parts that share no image."""
     order = np.random.default_rng(seed).permutation(len(labels))
     cuts = order[: sizes[0]], order[sizes[0] : sum(sizes)]
-    return tuple({"inputs": jnp.asarray(images[cut]), "targets": jnp.asarray(labels[cut])} for cut in cuts)  # type: ignore[return-value]
+    return tuple({"inputs": jnp.asarray(images[cut]), "targets": jnp.asarray(labels[cut])} for cut in cuts)  # type: ignore[return-value]  # two
 
 
 GAINS = {"lenet5": lenet5, "resnet20": resnet20, "llama": trained_llama}

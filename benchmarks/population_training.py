@@ -221,7 +221,7 @@ def device_rows(*, quick: bool) -> Rows:
         for n in (1, 16, 256) if quick else (1, 4, 16, 64, 256, 1024, 4096):
             candidates, keys = task.candidates(n)
             timed(lambda: many(candidates, keys, data))  # noqa: B023 called at once
-            seconds, _, _ = timed(lambda: many(candidates, keys, data))  # noqa: B023
+            seconds, _, _ = timed(lambda: many(candidates, keys, data))  # noqa: B023 called at once
             single = single or n / seconds
             rows.append(row(f"{name} device, {n} candidates", n / seconds, "1/s", "1 candidate", single))
     return rows

@@ -180,7 +180,7 @@ class _Program:
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         matrix, sides = self.equal
-        constraints = [LinearConstraint(matrix, sides, sides)]  # pyright: ignore[reportArgumentType]
+        constraints = [LinearConstraint(matrix, sides, sides)]  # pyright: ignore[reportArgumentType]  # sparse
         for name, limit in limits.items():
             room = limit - self.fixed[name]
             if room < 0:

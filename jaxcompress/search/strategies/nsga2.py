@@ -63,7 +63,7 @@ class NSGA2(Proposing):
     """
 
     population: int = 64
-    batch: int = None  # pyright: ignore[reportAssignmentType]
+    batch: int = None  # pyright: ignore[reportAssignmentType]  # the population, once made
     crossover: float = 0.9
     mutation: float | None = None
     scale: float = 0.1
