@@ -2,10 +2,11 @@
 
     python examples/04_search.py [--data mnist.npz] [--out search.png] [--budget 240]
 
-Half a minute on two idle cores, two minutes on busy ones. Every candidate is a network that is trained from scratch on MNIST digits (the 4,000 that
-come with the `demo` extra) and judged on 800 of them that it has not seen; widths, depth, resolution, learning rate and
-label smoothing are runtime arrays, so one compiled program trains them all. The front is reported on 1,000 digits that
-the search has never seen. A network made by hand is the first candidate: look where it lies.
+Half a minute on two idle cores, two minutes on busy ones. Every candidate is a network that is trained from scratch on
+MNIST digits (the 4,000 that come with the `demo` extra) and judged on 800 of them that it has not seen; widths, depth,
+resolution, learning rate and label smoothing are runtime arrays, so one compiled program trains them all. The front is
+reported on 1,000 digits that the search has never seen. A network made by hand is the first candidate: look where it
+lies.
 """
 
 import argparse
