@@ -23,7 +23,7 @@ import optax
 import jaxcompress as jc
 from jaxcompress.cli.digits import Digits, load_digits
 from jaxcompress.cli.lenets import MODELS, lenet300
-from jaxcompress.report.figures import BLUE, GREY, INK, ORANGE, PALE
+from jaxcompress.core.drawing import BLUE, GREY, INK, ORANGE, PALE, STYLE
 
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
 MARKED = (0.1, 0.5)
@@ -130,30 +130,12 @@ def report(point: Point) -> None:
     print(f"{100 * point.sparsity:>6.0f} %{numbers}{point.tuned_bytes:>12,}{point.gradual_bytes:>12,}", flush=True)
 
 
-STYLE = {
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.edgecolor": "white",
-    "legend.framealpha": 1.0,
-}
-
-
 def draw(points: Sequence[Point], digits: Digits, dense_bytes: int, out: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
+    boxed = {"legend.frameon": True, "legend.edgecolor": "white", "legend.framealpha": 1.0}
+    with rc_context({**STYLE, **boxed}):
         figure = Figure(figsize=(11, 5), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(6, 5))
         draw_accuracy(left, points)

@@ -19,7 +19,7 @@ import numpy as np
 
 import jaxcompress as jc
 from jaxcompress.cli.digits import Digits, load_digits
-from jaxcompress.report.figures import BLUE, GREY, INK, ORANGE, PALE
+from jaxcompress.core.drawing import BLUE, GREY, INK, ORANGE, PALE, STYLE
 from jaxcompress.solvers.lowrank import truncated_svd
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -129,24 +129,6 @@ def report(regime: Regime, counts: Sequence[int]) -> None:
     for name, curve in regime.curves.items():
         print(f"{name:<38}" + "".join(f"{100 * wrong:>7.1f}%" for wrong in curve.wrong) + "   wrong")
         print(f"{'':38}" + "".join(f"{100 * lost:>7.1f}%" for lost in curve.lost) + "   lost", flush=True)
-
-
-STYLE = {
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-}
 
 
 def draw(regimes: Sequence[Regime], counts: Sequence[int], source: str, out: Path) -> None:

@@ -10,28 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxcompress.core.drawing import BLUE, GREY, ORANGE, PALE, STYLE
 from jaxcompress.report.rows import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, INK, GREY, PALE = "#2563a8", "#d9622b", "#1f2933", "#7b8794", "#e4e7eb"
-
-_STYLE: Any = {  # matplotlib names its settings one by one in a type
-    "svg.hashsalt": "jaxcompress",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
+_STYLE: Any = {**STYLE, "svg.hashsalt": "jaxcompress", "font.size": 9, "axes.titlesize": 10}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxcompress.core.drawing import BLUE, GREY, INK, ORANGE, PALE, STYLE
 from jaxcompress.core.table import html_table, text_table
 from jaxcompress.search.archive import Archive, Candidate, candidate_row
 from jaxcompress.search.selection import eligible, front
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-BLUE, ORANGE, INK, GREY, PALE = "#2563a8", "#d9622b", "#1f2933", "#7b8794", "#e4e7eb"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Pareto:
             from matplotlib.figure import Figure
         except ImportError as error:
             raise ImportError("plots need matplotlib: pip install 'jaxcompress[search]'") from error
-        with rc_context(_STYLE):
+        with rc_context(STYLE):
             figure = Figure(figsize=(7.2, 4.4), layout="constrained")
             self._draw(figure, log, title, marked or {})
             if path is not None:
@@ -150,21 +149,3 @@ def _focus(axes, values: np.ndarray, log: bool) -> None:
     reach = values.max() - values.min()
     if not log and reach > 0 and high > values.max() + 2 * reach:
         axes.set_ylim(low, values.max() + 2 * reach)
-
-
-_STYLE: Any = {  # matplotlib names its settings one by one in a type
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-}
