@@ -13,12 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import JaxprEqn
 
 from jaxcompress.core.groups.labels import shape_of
 from jaxcompress.core.interpreter import bind
+from jaxcompress.core.jaxprs import CALLS, called, closed, walk_through
 from jaxcompress.core.lift import array_paths, split_static, trace
-from jaxcompress.core.rules.control import closed
 
 Key = tuple[str, tuple[int, ...]]
 """A leaf: its path, and the entries of its first axes that enclosing scans took."""
@@ -159,18 +159,12 @@ class _Walk:
         return id(data) in self._before
 
     def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-        env: dict[Any, Any] = dict(zip(jaxpr.constvars, map(_constant, consts), strict=True))
-        env.update(zip(jaxpr.invars, args, strict=True))
-        for eqn in jaxpr.eqns:
-            values = [_constant(v.val) if isinstance(v, Literal) else env[v] for v in eqn.invars]
-            env.update(zip(eqn.outvars, self.equation(eqn, values), strict=True))
-        return [_constant(v.val) if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
+        return walk_through(jaxpr, consts, args, self.equation, _constant)
 
     def equation(self, eqn: JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
         name = eqn.primitive.name
-        if name in _CALLS:
-            inner, consts = closed(eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"])
-            return self.run(inner, consts, values)
+        if name in CALLS:
+            return self.run(*called(eqn), values)
         if all(isinstance(value, Expression) for value in values) and not eqn.effects:
             return _derived(eqn, values)
         if name == "scan" and self._unrolls(eqn, values):
@@ -308,6 +302,5 @@ def _computed(expression: Expression, operands: Sequence[jax.Array]) -> jax.Arra
 
 _MOST_STEPS = 64
 _PRODUCTS = ("dot_general", "conv_general_dilated")
-_CALLS = ("jit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 _NAMES = "add convert_element_type div exp integer_pow log max min mul neg pow rsqrt sqrt square sub"
 _THIN = frozenset(_NAMES.split())

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import JaxprEqn
 
 from jaxcompress.core.groups.labels import Graph, Labelled, shape_of
+from jaxcompress.core.jaxprs import CALLS, walk_through
 
 
 class Walk:
@@ -30,16 +31,11 @@ class Walk:
 
     def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Labelled]) -> list[Labelled]:
         """Labels the values of an open jaxpr; returns its results."""
-        env: dict[Any, Labelled] = dict(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
-        env.update(zip(jaxpr.invars, args, strict=True))
-        for eqn in jaxpr.eqns:
-            values = [self.constant(v.val) if isinstance(v, Literal) else env[v] for v in eqn.invars]
-            env.update(zip(eqn.outvars, self.equation(eqn, values), strict=True))
-        return [self.constant(v.val) if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
+        return walk_through(jaxpr, consts, args, self.equation, self.constant)
 
     def equation(self, eqn: JaxprEqn, values: Sequence[Labelled]) -> Sequence[Labelled]:
         """Labels the results of one equation."""
-        from jaxcompress.core.groups.rules import ALWAYS, CALLS, RULES  # the rules name the walk in their signatures
+        from jaxcompress.core.groups.rules import ALWAYS, RULES  # the rules name the walk in their signatures
 
         name = eqn.primitive.name
         if name not in CALLS:

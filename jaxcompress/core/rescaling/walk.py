@@ -8,8 +8,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import JaxprEqn
 
+from jaxcompress.core.jaxprs import CALLS, walk_through
 from jaxcompress.core.rescaling.fields import Field, System, Term
 
 
@@ -34,16 +35,11 @@ class Walk:
 
     def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Field]) -> list[Field]:
         """The fields of the results of an open jaxpr."""
-        env: dict[Any, Field] = dict(zip(jaxpr.constvars, map(constant, consts), strict=True))
-        env.update(zip(jaxpr.invars, args, strict=True))
-        for eqn in jaxpr.eqns:
-            fields = [constant(v.val) if isinstance(v, Literal) else env[v] for v in eqn.invars]
-            env.update(zip(eqn.outvars, self.equation(eqn, fields), strict=True))
-        return [constant(v.val) if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
+        return walk_through(jaxpr, consts, args, self.equation, constant)
 
     def equation(self, eqn: JaxprEqn, fields: Sequence[Field]) -> Sequence[Field]:
         """The fields of the results of one equation."""
-        from jaxcompress.core.rescaling.rules import CALLS, MOVES, RULES  # the rules name the walk in their signatures
+        from jaxcompress.core.rescaling.rules import MOVES, RULES  # the rules name the walk in their signatures
 
         name = eqn.primitive.name
         if name not in CALLS and not any(field.terms for field in fields):

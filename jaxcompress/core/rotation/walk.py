@@ -8,9 +8,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import JaxprEqn
 
 from jaxcompress.core.groups.labels import shape_of
+from jaxcompress.core.jaxprs import CALLS, walk_through
 from jaxcompress.core.rotation.values import Axis, Classes, Value, even, slice_of
 
 
@@ -31,16 +32,11 @@ class Walk:
 
     def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Value]) -> list[Value]:
         """The results of an open jaxpr."""
-        env: dict[Any, Value] = dict(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
-        env.update(zip(jaxpr.invars, args, strict=True))
-        for eqn in jaxpr.eqns:
-            values = [self.constant(v.val) if isinstance(v, Literal) else env[v] for v in eqn.invars]
-            env.update(zip(eqn.outvars, self.equation(eqn, values), strict=True))
-        return [self.constant(v.val) if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
+        return walk_through(jaxpr, consts, args, self.equation, self.constant)
 
     def equation(self, eqn: JaxprEqn, values: Sequence[Value]) -> Sequence[Value]:
         """The results of one equation."""
-        from jaxcompress.core.rotation.rules import CALLS, RULES  # the rules name the walk in their signatures
+        from jaxcompress.core.rotation.rules import RULES  # the rules name the walk in their signatures
 
         name = eqn.primitive.name
         rule = RULES.get(name)

@@ -8,15 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import JaxprEqn, Literal, Var
 
 from jaxcompress.core.interpreter import Interpreter, Sink
+from jaxcompress.core.jaxprs import closed
 from jaxcompress.core.view import Value, View, dense_value, is_lazy
-
-
-def closed(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
-    """The open jaxpr and the constants of a jaxpr parameter, which may be open or closed."""
-    return (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else (jaxpr, ())
 
 
 def body_of(

@@ -12,7 +12,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
 from jaxcompress.core.interpreter import bind, user_line
-from jaxcompress.core.rules.control import closed
+from jaxcompress.core.jaxprs import closed
 
 # Calls that are entered, and the parameter that holds their body. A derivative of one's own does not matter here.
 _BODIES = {

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
+from jax.extend.core import JaxprEqn, Literal
 
 from jaxcompress.core.interpreter import bind, user_line
+from jaxcompress.core.jaxprs import CALLS, called, closed
 
 Key = tuple[tuple[int, int], ...]  # place of an equation: its number in the jaxpr and the branch, of all frames
-_CALLS = ("jit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 
 
 class Walk:
@@ -58,16 +58,17 @@ class Walk:
 
     def _nested(self, eqn: JaxprEqn, values: Sequence[Any], number: int, total: Any) -> tuple[Sequence[Any], Any]:
         name = eqn.primitive.name
-        if name in _CALLS:
-            body = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
-            return self._body(body, number, 0)(values, total)
+        if name in CALLS:
+            return self._body(called(eqn), number, 0)(values, total)
         rules = {"scan": self._scan, "while": self._while, "cond": self._cond}
         if name in rules:
             return rules[name](eqn, values, number, total)
         return self.equation(eqn, values, (*self._frames, (number, 0)), total)
 
-    def _body(self, jaxpr: Any, number: int, branch: int) -> Callable[..., tuple[list[Any], Any]]:
-        inner, consts = (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else (jaxpr, ())
+    def _body(
+        self, opened: tuple[Any, Sequence[Any]], number: int, branch: int
+    ) -> Callable[..., tuple[list[Any], Any]]:
+        inner, consts = opened
 
         def evaluate(values: Sequence[Any], total: Any) -> tuple[list[Any], Any]:
             outer = self._frames
@@ -83,7 +84,7 @@ class Walk:
         params = eqn.params
         first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
         consts, carry, xs = values[:first], list(values[first:last]), list(values[last:])
-        body = self._body(params["jaxpr"], number, 0)
+        body = self._body(closed(params["jaxpr"]), number, 0)
 
         def step(state: Any, x: Any) -> Any:
             outs, total = body([*consts, *state[0], *map(self.sliced, x)], state[1])
@@ -98,7 +99,8 @@ class Walk:
     def _while(self, eqn: JaxprEqn, values: Sequence[Any], number: int, total: Any) -> tuple[Sequence[Any], Any]:
         params = eqn.params
         first, last = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
-        test, body = self._body(params["cond_jaxpr"], number, 0), self._body(params["body_jaxpr"], number, 1)
+        test = self._body(closed(params["cond_jaxpr"]), number, 0)
+        body = self._body(closed(params["body_jaxpr"]), number, 1)
 
         def running(state: Any) -> Any:
             return self.plain(test([*values[:first], *state[0]], state[1])[0][0])
@@ -109,7 +111,7 @@ class Walk:
         return lax.while_loop(running, step, (_arrays(list(values[last:])), total))
 
     def _cond(self, eqn: JaxprEqn, values: Sequence[Any], number: int, total: Any) -> tuple[Sequence[Any], Any]:
-        bodies = [self._body(branch, number, index) for index, branch in enumerate(eqn.params["branches"])]
+        bodies = [self._body(closed(branch), number, index) for index, branch in enumerate(eqn.params["branches"])]
         if eqn.params.get("branches_platforms"):  # `lax.platform_dependent`: any of them computes the same
             return bodies[-1](values[1:], total)
         branches = [lambda total, body=body: jax.tree.map(jnp.asarray, body(values[1:], total)) for body in bodies]

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import JaxprEqn
 
 from jaxcompress.core.affine import Key
 from jaxcompress.core.dtypes import wider
 from jaxcompress.core.interpreter import bind, user_line
-from jaxcompress.core.rules.control import closed
+from jaxcompress.core.jaxprs import CALLS, called, closed, walk_through
 
 if TYPE_CHECKING:
     from jaxcompress.search.supernet.batchnorm import Normalization
 
-_CALLS = ("jit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 _STEPS = ("add", "sub", "mul", "div")
 
 
@@ -69,19 +68,13 @@ class StatisticsWalk:
 
     def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
         """Evaluates an open jaxpr."""
-        env: dict[Any, Any] = dict(zip(jaxpr.constvars, map(_constant, consts), strict=True))
-        env.update(zip(jaxpr.invars, args, strict=True))
-        for eqn in jaxpr.eqns:
-            values = [_constant(v.val) if isinstance(v, Literal) else env[v] for v in eqn.invars]
-            env.update(zip(eqn.outvars, self.equation(eqn, values), strict=True))
-        return [_constant(v.val) if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
+        return walk_through(jaxpr, consts, args, self.equation, _constant)
 
     def equation(self, eqn: JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
         """Evaluates one equation, or leaves it waiting."""
         name = eqn.primitive.name
-        if name in _CALLS:
-            inner, consts = closed(eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"])
-            return self.run(inner, consts, values)
+        if name in CALLS:
+            return self.run(*called(eqn), values)
         if all(isinstance(value, Known) for value in values) and not eqn.effects:
             return _waiting(eqn, values)
         pending = self._pending(values)

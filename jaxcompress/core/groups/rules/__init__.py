@@ -22,4 +22,3 @@ RULES: dict[str, Rule] = {
     **control.RULES,
 }
 ALWAYS = frozenset({*elementwise.RULES, *structural.RULES, *control.RULES, "dot_general", "conv_general_dilated"})
-CALLS = frozenset(control.CALLS)  # they hand their operands on to a body

@@ -10,14 +10,12 @@ from jax.extend.core import JaxprEqn
 
 from jaxcompress.core.groups.labels import Labelled, agreed
 from jaxcompress.core.groups.walk import Walk
-from jaxcompress.core.rules.control import closed
+from jaxcompress.core.jaxprs import CALLS, called, closed
 
 
 def call(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
     """Walks the body in place."""
-    body = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
-    inner, consts = closed(body)
-    return walk.run(inner, consts, values)
+    return walk.run(*called(eqn), values)
 
 
 def scan(walk: Walk, eqn: JaxprEqn, values: Sequence[Labelled]) -> list[Labelled]:
@@ -106,7 +104,6 @@ def _macs(products: Sequence[Any]) -> int:
     return sum(p.trips * p.sizes * int(np.prod([len(axis) for axis in p.axes], dtype=object)) for p in products)
 
 
-CALLS = ("jit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 RULES: dict[str, Any] = {
     **dict.fromkeys(CALLS, call),
     "scan": scan,

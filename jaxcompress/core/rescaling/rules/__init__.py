@@ -20,7 +20,5 @@ RULES: dict[str, Rule] = {
     **indexing.RULES,
     **control.RULES,
 }
-CALLS = frozenset(control.CALLS)
-"""They hand their operands on to a body."""
 MOVES = frozenset({*structural.RULES, *elementwise.PASSING, "convert_element_type"} - {"neg", "abs"})
 """They give a constant array of what all entries of their operands equal."""

@@ -10,16 +10,14 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxcompress.core.groups.labels import shape_of
+from jaxcompress.core.jaxprs import CALLS, called, closed
 from jaxcompress.core.rescaling.fields import Field, Term, dependence
 from jaxcompress.core.rescaling.walk import Walk
-from jaxcompress.core.rules.control import closed
 
 
 def call(walk: Walk, eqn: JaxprEqn, fields: Sequence[Field]) -> list[Field]:
     """Walks the body in place."""
-    body = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
-    inner, consts = closed(body)
-    return walk.run(inner, consts, fields)
+    return walk.run(*called(eqn), fields)
 
 
 def scan(walk: Walk, eqn: JaxprEqn, fields: Sequence[Field]) -> list[Field]:
@@ -171,7 +169,6 @@ def _largest(axes: Any) -> list[frozenset[int]]:
     return [part for i, part in enumerate(found) if not any(part <= other for other in found[:i])]
 
 
-CALLS = ("jit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 RULES: dict[str, Any] = {
     **dict.fromkeys(CALLS, call),
     "scan": scan,

@@ -20,5 +20,3 @@ RULES: dict[str, Rule] = {
     **indexing.RULES,
     **control.RULES,
 }
-CALLS = frozenset(control.CALLS)
-"""They hand their operands on to a body."""

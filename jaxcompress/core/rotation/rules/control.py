@@ -9,16 +9,14 @@ from typing import Any
 from jax.extend.core import JaxprEqn
 
 from jaxcompress.core.groups.labels import shape_of
+from jaxcompress.core.jaxprs import CALLS, called, closed
 from jaxcompress.core.rotation.values import Axis, Step, Value
 from jaxcompress.core.rotation.walk import Walk
-from jaxcompress.core.rules.control import closed
 
 
 def call(walk: Walk, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value]:
     """Walks the body in place."""
-    body = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
-    inner, consts = closed(body)
-    return walk.run(inner, consts, values)
+    return walk.run(*called(eqn), values)
 
 
 def scan(walk: Walk, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value]:
@@ -91,7 +89,6 @@ def _anonymous(axis: Axis) -> Axis:
     return dataclasses.replace(axis, of=None)
 
 
-CALLS = ("jit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 RULES: dict[str, Any] = {
     **dict.fromkeys(CALLS, call),
     "scan": scan,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from jaxcompress.core.rules.control import closed
+from jaxcompress.core.jaxprs import closed
 from jaxcompress.core.shrink.cut import Keep, array_of, is_cut, keep_of, value_of
 from jaxcompress.core.shrink.propagate import Propagation
 from jaxcompress.core.shrink.rules.elementwise import dividing

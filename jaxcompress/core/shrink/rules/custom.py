@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxcompress.core.interpreter import bind
-from jaxcompress.core.rules.control import closed
+from jaxcompress.core.jaxprs import closed
 from jaxcompress.core.shrink.cut import Keep, array_of, keep_of
 from jaxcompress.core.shrink.propagate import Propagation
 from jaxcompress.core.shrink.rules.control import body_of, rewrapped
