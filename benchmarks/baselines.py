@@ -17,7 +17,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from benchmarks.mnist import Images
-from benchmarks.training import fit, steps_per_epoch
+from benchmarks.training import decayed, fit, steps_per_epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +59,7 @@ def _trained(baseline: Baseline, data: Images, key: jax.Array) -> Any:
     variables = baseline.model.init(key, data.images[:1])
     steps = baseline.epochs * steps_per_epoch(data, baseline.batch_size)
     rate = optax.warmup_cosine_decay_schedule(0.0, baseline.learning_rate, min(200, steps // 10), steps)
-    tx = optax.adamw(
-        rate, weight_decay=baseline.weight_decay, mask=lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)
-    )
+    tx = optax.adamw(rate, weight_decay=baseline.weight_decay, mask=decayed)
     variables, _ = fit(
         baseline.model.apply,
         variables,

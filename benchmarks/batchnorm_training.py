@@ -43,9 +43,10 @@ class Network:
 
     @classmethod
     def of(cls, model: nn.Module, prepare: Prepare = cifar.prepared) -> Network:
+        apply: Any = model.apply  # Flax has one type for whatever it returns
         return cls(
-            lambda variables, images: model.apply(variables, images),  # type: ignore[arg-type, return-value]
-            lambda variables, images: model.apply(variables, images, True, mutable=["batch_stats"]),  # type: ignore[return-value]
+            lambda variables, images: apply(variables, images),
+            lambda variables, images: apply(variables, images, True, mutable=["batch_stats"]),
             prepare,
         )
 

@@ -29,7 +29,7 @@ from benchmarks.lenets import LeNet5Convolutions
 from benchmarks.pruning_accuracy import RESNET
 from benchmarks.pruning_lenets import LENET5, LENET300
 from benchmarks.results import interleaved_ms, row
-from benchmarks.training import error_percent, steps_per_epoch
+from benchmarks.training import decayed, error_percent, steps_per_epoch
 from benchmarks.training import fit as fit_scanned
 
 Rows = list[dict[str, Any]]
@@ -86,7 +86,7 @@ class Subject:
 def lenet5(data: Data, *, epochs: int = 2, baseline: Baseline = LENET5.baseline) -> Subject:
     variables = train_baseline(baseline, data.train, seed=0)
     model = LeNet5Convolutions()
-    network = Network(model.apply, lambda variables, images: (model.apply(variables, images), {}), _moved)  # type: ignore[arg-type]
+    network = Network(model.apply, lambda variables, images: (model.apply(variables, images), {}), _moved)
     budget = Budget(epochs, learning_rate=1e-3, batch_size=128)
     return Subject("lenet5", network, variables, data, budget, _adamw, ("params/conv2/kernel", "params/fc1/kernel"))
 
@@ -105,8 +105,7 @@ def _moved(images: jax.Array, key: jax.Array | None) -> jax.Array:
 
 
 def _adamw(budget: Budget, data: Any) -> optax.GradientTransformation:
-    kernels = lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)  # noqa: E731
-    return optax.adamw(budget.rate(data), weight_decay=LENET5.baseline.weight_decay, mask=kernels)
+    return optax.adamw(budget.rate(data), weight_decay=LENET5.baseline.weight_decay, mask=decayed)
 
 
 Setting = int | tuple[int, ...]
@@ -291,9 +290,8 @@ def tt_rows(train: mnist.Images, test: mnist.Images, *, epochs: int, seed: int =
     first = jc.factorize.TensorTrain.init(keys[0], (784, 300), **TT_LAYER)
     variables = baseline.model.init(keys[1], train.images[:1])
     variables["params"]["fc1"]["kernel"] = first
-    kernels = lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)  # noqa: E731
     rate = optax.cosine_decay_schedule(3e-3, epochs * steps_per_epoch(train, baseline.batch_size))
-    tx = optax.adamw(rate, weight_decay=1e-4, mask=kernels)
+    tx = optax.adamw(rate, weight_decay=1e-4, mask=decayed)
     options = {"epochs": epochs, "batch_size": baseline.batch_size, "shift": baseline.shift}
     trained = fit_scanned(apply, variables, tx, train, key=keys[0], **options)[0]
     held = sum(core.size for core in jax.tree.leaves(first))

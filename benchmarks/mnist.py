@@ -34,7 +34,8 @@ def full() -> tuple[Images, Images]:
             "(x_train, y_train, x_test, y_test), or run with --quick, which needs no data folder"
         )
     with np.load(path) as stored:
-        return tuple(_prepared(stored[f"x_{part}"], stored[f"y_{part}"]) for part in ("train", "test"))  # type: ignore[return-value]
+        train, test = (_prepared(stored[f"x_{part}"], stored[f"y_{part}"]) for part in ("train", "test"))
+    return train, test
 
 
 def small() -> tuple[Images, Images]:

@@ -16,7 +16,7 @@ from benchmarks.baselines import Baseline, train_baseline
 from benchmarks.lenets import LeNet5, LeNet300
 from benchmarks.mnist import Images
 from benchmarks.results import row
-from benchmarks.training import error_percent, fit, steps_per_epoch
+from benchmarks.training import decayed, error_percent, fit, steps_per_epoch
 
 PEER = "Han 2015"
 
@@ -111,8 +111,7 @@ def parameters(params: Any) -> int:
 def _adamw(job: LeNetJob, train: Images) -> optax.GradientTransformation:
     steps = job.epochs * steps_per_epoch(train, job.baseline.batch_size)
     rate = optax.cosine_decay_schedule(job.learning_rate, steps)
-    kernels = lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)  # noqa: E731
-    return optax.adamw(rate, weight_decay=job.baseline.weight_decay, mask=kernels)
+    return optax.adamw(rate, weight_decay=job.baseline.weight_decay, mask=decayed)
 
 
 def _trained_on(

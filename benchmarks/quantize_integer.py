@@ -87,15 +87,11 @@ def compared(fn: Callable[..., jax.Array], variables: Any, train: np.ndarray, te
         },
         rounds=15,
     )
-    accuracies = tuple(
-        accuracy_percent(predict, test, labels) for predict in (functools.partial(compiled, variables), integer)
-    )
+    of_float = accuracy_percent(functools.partial(compiled, variables), test, labels)
+    of_integer = accuracy_percent(integer, test, labels)
     with tempfile.TemporaryDirectory() as folder:
-        sizes = tuple(
-            jc.save(Path(folder) / f"{name}.jxc", tree)
-            for name, tree in (("float", variables), ("integer", integer.params))
-        )
-    return Outcome(accuracies, sizes, (times["float"], times["integer"]))  # type: ignore[arg-type]
+        sizes = jc.save(Path(folder) / "float.jxc", variables), jc.save(Path(folder) / "integer.jxc", integer.params)
+    return Outcome((of_float, of_integer), sizes, (times["float"], times["integer"]))
 
 
 def accuracy_percent(predict: Callable[[jax.Array], jax.Array], test: np.ndarray, labels: Any) -> float:
@@ -125,16 +121,17 @@ def pictured(subject: Subject, data: cifar.Split) -> list[Outcome]:
 def rows(name: str, outcomes: Sequence[Outcome]) -> Rows:
     """Means over seeds; the worst one where there are several."""
     first = outcomes[0]
-    mean = lambda values: statistics.mean(list(values))  # noqa: E731
-    floats, integers = (mean(outcome.accuracies[i] for outcome in outcomes) for i in range(2))
-    milliseconds = [mean(outcome.milliseconds[i] for outcome in outcomes) for i in range(2)]
+    floats, integers = (statistics.mean(outcome.accuracies[i] for outcome in outcomes) for i in range(2))
+    milliseconds = [statistics.mean(outcome.milliseconds[i] for outcome in outcomes) for i in range(2)]
     worst = [
         row(
             f"integer only {name} drop (worst seed)", max(outcome.drop for outcome in outcomes), "points", "target", 0.5
         )
     ]
     return [
-        row(f"integer only {name} drop", mean(outcome.drop for outcome in outcomes), "points", "target", 0.5),
+        row(
+            f"integer only {name} drop", statistics.mean(outcome.drop for outcome in outcomes), "points", "target", 0.5
+        ),
         *(worst if len(outcomes) > 1 else []),
         row(f"integer only {name} accuracy", integers, "%", "float32", floats),
         row(f"integer only {name} file", first.file_bytes[1], "bytes", "float32", first.file_bytes[0]),

@@ -15,6 +15,11 @@ from benchmarks.mnist import Images, shifted
 Apply = Callable[[Any, jax.Array], jax.Array]
 
 
+def decayed(params: Any) -> Any:
+    """What weight decay is for: kernels, no biases and gains."""
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
 def fit(
     apply: Apply,
     params: Any,
