@@ -104,6 +104,10 @@ class Archive:
         """Bool ``[rows]``: equal to an earlier candidate, whose metrics it was given."""
         return self.columns.source != np.arange(len(self))
 
+    def known_since(self) -> int:
+        """How many of the last rows were answered from the cache, without a new candidate among them."""
+        return len(self) - 1 - int(self.columns.source.max(initial=-1))
+
     @property
     def eligible(self) -> np.ndarray:
         """Bool ``[rows]``: neither failed nor breaking a constraint or limit, and given the full effort.

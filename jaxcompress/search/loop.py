@@ -20,6 +20,7 @@ from jaxcompress.search.steps import ask, tell
 from jaxcompress.search.strategy import Strategy
 
 FIRST = 8  # so many candidates may fail before a search without any other is given up
+STALE = 1000  # so many candidates in a row, and 10 generations, may be known before a search counts as exhausted
 
 
 @dataclasses.dataclass
@@ -51,7 +52,7 @@ class Loop:
     resumed: bool
 
     def go(self, show: Tell) -> str:
-        """Searches on; returns ``"budget"`` or, after a keyboard interrupt, ``"interrupted"``.
+        """Searches on; returns what ended it: ``"budget"``, ``"exhausted"`` or ``"interrupted"`` (by the keyboard).
 
         Raises:
             KeyboardInterrupt: if not even one generation is done.
@@ -62,6 +63,9 @@ class Loop:
             self._show(show)
         try:
             while not self._spent():
+                if self._exhausted():
+                    stopped = "exhausted"
+                    break
                 self._generation()
                 if self._generations % self.every == 0:
                     self._write()
@@ -115,6 +119,10 @@ class Loop:
     def _show(self, show: Tell) -> None:
         assert self.archive is not None
         show(progress_of(self.archive, self.seconds, self.budget, resumed=self.resumed))
+
+    def _exhausted(self) -> bool:
+        """True once a strategy has long asked for nothing new; read off the archive, so the same after a checkpoint."""
+        return self.archive is not None and self.archive.known_since() >= max(STALE, 10 * self.strategy.batch)
 
     def _spent(self) -> bool:
         most = self.budget.generations(self.strategy.batch)

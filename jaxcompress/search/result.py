@@ -26,7 +26,7 @@ class Run:
         state: its last state.
         executor: which one was taken, and why.
         seconds: that it took, interruptions not counted.
-        stopped: ``"budget"`` or ``"interrupted"``.
+        stopped: ``"budget"``, ``"interrupted"``, or ``"exhausted"`` where the strategy had long asked for nothing new.
     """
 
     archive: Archive
@@ -115,4 +115,9 @@ class Run:
             f"{cached:,} from the cache, {failed:,} failed, {int(archive.eligible.sum()):,} keep all limits",
             f"evaluated by {self.executor.name}: {self.executor.reason}",
         ]
+        if self.stopped == "exhausted":
+            known = archive.known_since()
+            notes.append(
+                f"ended before the budget: the last {known:,} candidates were known, so nothing new is in reach"
+            )
         return ["", "number", *archive.metrics, "config"], rows, notes

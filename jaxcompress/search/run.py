@@ -76,7 +76,8 @@ def run(
         strategy: how to search; by default `default_strategy` for these objectives.
         key: typed; all randomness comes from it.
         budget: evaluations (an int), a time (``"10min"``, ``"30s"``) or a `Budget` of both. Whole generations are done:
-            no more evaluations than told, and no generation is begun after the time.
+            no more evaluations than told, and no generation is begun after the time. A search ends before its budget
+            when at least 1,000 candidates in a row, and 10 generations, came from the cache: nothing new is in reach.
         objectives: names of the metrics to minimise.
         limits: the most that other metrics may be. They are compared after the evaluation; a candidate that breaks one
             loses against every one that breaks none, and among those that do the smaller excess wins. Constraints of

@@ -138,7 +138,7 @@ def test_budgets():
     assert len(on_line(distance, budget=17).archive) == 12  # whole generations, no more than told
     with pytest.raises(ValueError, match="budget=5 evaluations is less than one generation of 6"):
         on_line(distance, budget=5)
-    timed = on_line(distance, budget="0.3s")
+    timed = on_line(distance, budget="0.3s", cache=False)
     assert timed.seconds >= 0.3
     assert len(on_line(distance, budget=Budget(evaluations=12, seconds=100.0)).archive) == 12
     assert len(on_line(distance, budget=np.int64(12)).archive) == 12
@@ -148,6 +148,21 @@ def test_budgets():
     for wrong, error in (("soon", ValueError), ("3 days", ValueError), (True, TypeError), (0, ValueError)):
         with pytest.raises(error, match="budget"):
             on_line(distance, budget=wrong)
+
+
+def test_a_space_without_anything_new_ends_the_search(tmp_path):
+    """Ten candidates in ten minutes: generations of 200, of which the first hold all there are."""
+    few = Space({"x": IntRange(0, 9)})
+    settings = {"key": KEY, "executor": "map", "progress": False, "checkpoint": tmp_path}
+    found = run(few, distance, search.RandomSearch(batch=200), budget="10min", **settings)
+    assert found.stopped == "exhausted"
+    assert found.archive.cached.sum() == len(found.archive) - 10
+    assert 2000 <= found.archive.known_since() < 2200  # ten generations, and not one more
+    assert found.archive.cached[-found.archive.known_since() :].all()
+    assert not found.archive.cached[-found.archive.known_since() - 1]
+    assert "ended before the budget: the last 2," in str(found)
+    again = run(few, distance, search.RandomSearch(batch=200), budget="20min", **settings)
+    assert (again.stopped, len(again.archive)) == ("exhausted", len(found.archive))
 
 
 def test_an_interrupt_keeps_what_is_done():
