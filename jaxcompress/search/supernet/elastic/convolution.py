@@ -8,23 +8,21 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
 
 from jaxcompress.search.supernet.elastic.layer import (
     Choice,
+    Weighted,
     checked_width,
-    first_channels,
     is_static,
     leading,
     readable,
     stored,
-    tell,
 )
 
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
 
-class ElasticConv(nn.Module):
+class ElasticConv(Weighted):
     """Convolution of as many features and of the kernel size that it is told.
 
     One kernel of the largest size is stored. A smaller one is its centre, times a learned square matrix over the
@@ -32,18 +30,14 @@ class ElasticConv(nn.Module):
     the 7x7 one, the 3x3 kernel from the centre of that). Padding keeps sizes alike for every kernel: ``kernel // 2`` on
     each side. At a runtime size the kernel is filled up with zeros.
 
-    Attributes:
-        features: of the whole layer; of a depthwise one the channels of the input.
+    The features of a depthwise layer are the channels of its input.
+
+    Attributes, besides those of `Weighted`:
         kernel_sizes: odd, ascending; the same along every spatial axis.
         strides: along every spatial axis.
         depthwise: one filter for each channel.
         ndim: number of spatial axes, 1 to 3; data is ``[batch, spatial..., channels]``.
         transform: False takes centres as they are.
-        use_bias: whether there is a bias.
-        dtype: to compute in; default that of input and parameters.
-        param_dtype: of the parameters.
-        kernel_init: for the kernel.
-        bias_init: for the bias.
 
     Raises:
         ValueError: if sizes are not odd and ascending, or a static choice is not there.
@@ -60,17 +54,11 @@ class ElasticConv(nn.Module):
         Cai et al., 2020, section 3.3, figure 3. https://arxiv.org/abs/1908.09791
     """
 
-    features: int
     kernel_sizes: tuple[int, ...] = (3,)
     strides: int = 1
     depthwise: bool = False
     ndim: int = 2
     transform: bool = True
-    use_bias: bool = True
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    kernel_init: Any = nn.initializers.lecun_normal()
-    bias_init: Any = nn.initializers.zeros_init()
 
     @nn.compact
     def __call__(self, x: jax.Array, width: Choice = None, kernel: Choice = None) -> jax.Array:
@@ -91,11 +79,7 @@ class ElasticConv(nn.Module):
         readable(self, x, whole, -1 if self.depthwise else -2)
         whole = leading(whole, {self.ndim: channels, self.ndim + 1: size})
         weights = self._resized(whole, kernel)
-        bias = None
-        if self.use_bias:
-            bias = leading(stored(self, "bias", self.bias_init, (self.features,), self.param_dtype), {0: size})
-        tell(self, "params", {"kernel": weights} | ({} if bias is None else {"bias": bias}))
-        x, weights, bias = promote_dtype(x, weights, bias, dtype=self.dtype)
+        x, weights, bias = self.ready(x, weights, size)
         y = jax.lax.conv_general_dilated(
             x,
             weights,
@@ -104,9 +88,7 @@ class ElasticConv(nn.Module):
             dimension_numbers=_LAYOUTS[self.ndim],
             feature_group_count=weights.shape[-1] if self.depthwise else 1,
         )
-        if bias is not None:
-            y = y + jnp.expand_dims(bias, tuple(range(y.ndim - 1)))
-        return first_channels(y, width)
+        return self.finished(y, bias, width)
 
     def _check(self, kernel: Choice) -> None:
         sizes = self.kernel_sizes
@@ -119,13 +101,14 @@ class ElasticConv(nn.Module):
 
     def _resized(self, whole: jax.Array, kernel: Choice) -> jax.Array:
         """The kernel of the chosen size; at a runtime choice among zeros."""
-        if is_static(kernel) and whole.shape[0] == (self.kernel_sizes[-1] if kernel is None else kernel):
+        kernel = self.kernel_sizes[-1] if kernel is None else kernel
+        if is_static(kernel) and whole.shape[0] == kernel:
             if self.is_initializing():
                 self._smaller(whole)
             return whole  # of an extracted layer too
         by_size = self._smaller(whole)
         if is_static(kernel):
-            return by_size[int(kernel)]  # type: ignore[arg-type]  # None took the way above
+            return by_size[int(kernel)]
         most = self.kernel_sizes[-1]
         padded = []
         for size, weights in by_size.items():

@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.dtypes import promote_dtype
 
 EXTRACTED = "extracted"  # the collection in which layers leave the variables of the small network
 
 Choice: TypeAlias = Any
 """A Python number (static), an array of one number (a runtime choice), or None for all there is."""
+
+
+class Weighted(nn.Module):
+    """A layer with a kernel, whose last axis are the features, and a bias.
+
+    Attributes:
+        features: of the whole layer.
+        use_bias: whether there is a bias.
+        dtype: to compute in; default that of input and parameters.
+        param_dtype: of the parameters.
+        kernel_init: for the kernel.
+        bias_init: for the bias.
+    """
+
+    features: int
+    _: dataclasses.KW_ONLY
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: Any = nn.initializers.lecun_normal()
+    bias_init: Any = nn.initializers.zeros_init()
+
+    def ready(self, x: jax.Array, kernel: jax.Array, size: int | None) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Input, kernel and the first ``size`` biases (None takes all) in the dtype to compute in; tells `extract`."""
+        bias = None
+        if self.use_bias:
+            bias = leading(stored(self, "bias", self.bias_init, (self.features,), self.param_dtype), {0: size})
+        tell(self, "params", {"kernel": kernel} | ({} if bias is None else {"bias": bias}))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return x, kernel, bias
+
+    def finished(self, y: jax.Array, bias: jax.Array | None, width: Choice) -> jax.Array:
+        """Adds the bias; zeros behind a runtime width."""
+        if bias is not None:
+            y = y + jnp.expand_dims(bias, tuple(range(y.ndim - 1)))
+        return first_channels(y, width)
 
 
 def plain(genome: Any) -> Any:
