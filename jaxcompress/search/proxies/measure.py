@@ -187,7 +187,8 @@ def _jacobian(fn: Callable[..., Any], params: Any, inputs: Any) -> jax.Array:
 
     def total(floats: dict[int, jax.Array]) -> jax.Array:
         outs = fn(params, jax.tree.unflatten(treedef, [floats.get(i, x) for i, x in enumerate(leaves)]))
-        return sum(jnp.sum(out) for out in jax.tree.leaves(outs))  # type: ignore[return-value]
+        first, *others = map(jnp.sum, jax.tree.leaves(outs))
+        return sum(others, first)
 
     found = jax.grad(total)(floats)
     rows = [array.reshape(len(array), -1) for array in found.values()]

@@ -35,7 +35,7 @@ def nwot_score(activations: Sequence[jax.Array] | jax.Array) -> jax.Array:
     """
     listed = [activations] if isinstance(activations, jax.Array) else list(activations)
     found = [agreement(x.reshape(len(x), -1)) for x in listed]
-    return log_determinant(Patterns(sum(f.agreement for f in found), sum(f.units for f in found)))  # type: ignore[arg-type]
+    return log_determinant(jax.tree.map(lambda first, *others: sum(others, first), *found))
 
 
 def log_determinant(patterns: Patterns) -> jax.Array:

@@ -20,7 +20,7 @@ class Cost(NamedTuple):
     parameters: jax.Array
     flops: jax.Array
 
-    def __add__(self, other: Cost) -> Cost:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __add__(self, other: Cost) -> Cost:  # pyright: ignore[reportIncompatibleMethodOverride]  # not a longer tuple
         return Cost(self.parameters + other.parameters, self.flops + other.flops)
 
     def times(self, count: ArrayLike) -> Cost:

@@ -94,8 +94,12 @@ class Recurrence:
         mask = there[:, None, None] * mine[None, None, :]  # [directions, 1, width]
         sequence, last = self._layer(params["layers"][0], mask, x, real)
         for i in range(1, self.layers):
-            new = lambda both, i=i: self._layer(params["layers"][i], mask, both[0], real)  # noqa: E731
-            sequence, last = lax.cond(i < own["layers"], new, lambda both: both, (sequence, last))
+            sequence, last = lax.cond(
+                i < own["layers"],
+                lambda both, i=i: self._layer(params["layers"][i], mask, both[0], real),
+                lambda both: both,
+                (sequence, last),
+            )
         return last
 
     def _layer(self, layer: Params, mask: jax.Array, x: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array]:
