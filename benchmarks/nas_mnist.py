@@ -150,7 +150,7 @@ def search_data(train: Images, held_out: int, key: jax.Array) -> dict[str, Any]:
     return {"train": fit, "valid": judge, "moments": fit["images"][:CHUNK]}
 
 
-def search(budget: Budget, strategy: Any, key: jax.Array, data: Any, evaluations: int) -> Any:
+def search(budget: Budget, strategy: Any, key: jax.Array, data: Any) -> Any:
     """The best candidate of a search."""
     run = jc.search.run(
         mnist_networks.space(),
