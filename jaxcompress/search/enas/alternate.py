@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcompress.core.paths import Where
 from jaxcompress.search.enas.alternation import Alternation, Apply, Course, Loss, SharingState, course_of, round_rows
 from jaxcompress.search.enas.boundary import allowed_values
 from jaxcompress.search.genes import Genes
@@ -87,6 +88,7 @@ def alternate(
     weight_steps: int | None = None,
     controller_steps: int = 30,
     batch_size: int = 64,
+    where: Where = None,
     state: SharingState | None = None,
     progress: Callable[[int, Course], None] | None = None,
 ) -> Shared:
@@ -101,8 +103,9 @@ def alternate(
     Args:
         space: of the subnets, discrete.
         apply: ``(params, genome, inputs) -> outputs`` with a decoded genome of runtime arrays: ``supernet.apply``,
-            ``CellNetwork.apply`` or any function of the kind.
-        params: the shared weights at the start, float arrays.
+            ``CellNetwork.apply`` or any function of the kind. One with batch normalization uses the statistics of its
+            batch, as the paper's does: see the example.
+        params: the shared weights at the start; with anything else that ``apply`` reads, such as running statistics.
         loss: ``(outputs, targets) -> scalar``: what weights descend.
         error: ``(outputs, targets) -> scalar``: what the controller is to make small.
         train: ``(inputs, targets)``, trees of arrays with one number of rows.
@@ -116,6 +119,8 @@ def alternate(
         weight_steps: of a round; by default a pass over ``train``.
         controller_steps: of a round, each on ``strategy.batch`` candidates.
         batch_size: rows of a step, of each split.
+        where: the leaves that train (a path, a tuple of them, or a function); default all float ones outside of a
+            ``batch_stats`` collection. The others stay as they are.
         state: of an earlier call, to go on with; ``params`` is not looked at then. The default of ``optimizer`` is
             planned for the rounds of one call: pass one planned for all of them.
         progress: called after every round with its number and figures.
@@ -125,6 +130,12 @@ def alternate(
 
     Raises:
         ValueError: for steps or batches that cannot be; for a round in which no weight step had a finite gradient.
+
+    Example:
+        An elastic module whose batch normalizations are in training mode; what they would note is dropped::
+
+            def apply(variables, genome, images):
+                return network.apply(variables, genome, images, mutable=["batch_stats"])[0]
 
     References:
         Pham et al., 2018, sections 2.2 and 2.3. https://arxiv.org/abs/1802.03268
@@ -138,7 +149,7 @@ def alternate(
             raise ValueError(f"alternate({name}={value}) must be at least 1")
     strategy = ENAS() if strategy is None else strategy
     optimizer = weight_optimizer(steps * len(plan)) if optimizer is None else optimizer
-    alternation = Alternation(space, apply, loss, error, strategy, optimizer, samples, batch_size)
+    alternation = Alternation(space, apply, loss, error, strategy, optimizer, samples, batch_size, where)
     weights, controller = jax.jit(alternation.train_weights), jax.jit(alternation.train_controller)
     start, key = jax.random.split(key)
     now = alternation.init(params, start) if state is None else state

@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcompress.core.paths import Where
+from jaxcompress.core.tree import merge
 from jaxcompress.search.minibatches import minibatch_rows, rows_of, take_rows
+from jaxcompress.search.shared_weights import split_shared
 from jaxcompress.search.strategies.enas import ENAS, ENASState
 from jaxcompress.search.strategy import Fitness
 
@@ -25,8 +28,8 @@ class SharingState(NamedTuple):
     """Where the alternation stands: a pytree of arrays.
 
     Attributes:
-        params: the shared weights.
-        optimizer: the state of their optimizer.
+        params: the shared weights, and whatever else ``apply`` reads.
+        optimizer: the state of the optimizer, for the leaves that train.
         controller: the state of the strategy.
     """
 
@@ -65,6 +68,7 @@ class Alternation:
         optimizer: of the weights.
         samples: how many subnets each weight step takes the mean gradient of (M of the paper's eq. 1; it uses 1).
         batch_size: rows of a step.
+        where: the leaves that train; default all float ones outside of a ``batch_stats`` collection.
     """
 
     space: Space
@@ -75,10 +79,13 @@ class Alternation:
     optimizer: optax.GradientTransformation
     samples: int = 1
     batch_size: int = 64
+    where: Where = None
 
     def init(self, params: Any, key: jax.Array) -> SharingState:
         """The state before the first round."""
-        return SharingState(params, self.optimizer.init(params), self.strategy.init(self.space, key))
+        return SharingState(
+            params, self.optimizer.init(split_shared(params, self.where)[0]), self.strategy.init(self.space, key)
+        )
 
     def train_weights(self, state: SharingState, data: tuple[Any, Any], rows: jax.Array, key: jax.Array) -> Any:
         """Weight steps on minibatches ``rows`` ``[steps, batch]``, each for ``samples`` subnets drawn from the policy.
@@ -89,6 +96,7 @@ class Alternation:
         Returns:
             The state, and the mean loss of the steps that were taken (NaN without any).
         """
+        params, frozen = split_shared(state.params, self.where)
 
         def step(carry, now):
             params, optimizer = carry
@@ -98,7 +106,9 @@ class Alternation:
 
             def one(total, genes):
                 genome = self.space.decode(genes)
-                own = jax.value_and_grad(lambda p: self.loss(self.apply(p, genome, inputs), targets))(params)
+                own = jax.value_and_grad(lambda p: self.loss(self.apply(merge(p, frozen), genome, inputs), targets))(
+                    params
+                )
                 finite = jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(own)]))
                 own = (*own, jnp.float32(1.0))
                 return jax.tree.map(lambda a, b: jnp.where(finite, a + b, a), total, own), None
@@ -112,8 +122,8 @@ class Alternation:
             return carry, loss / jnp.where(count > 0, count, jnp.nan)
 
         keys = jax.random.split(key, len(rows))
-        (params, optimizer), losses = jax.lax.scan(step, (state.params, state.optimizer), (rows, keys))
-        return state._replace(params=params, optimizer=optimizer), jnp.nanmean(losses)
+        (params, optimizer), losses = jax.lax.scan(step, (params, state.optimizer), (rows, keys))
+        return state._replace(params=merge(params, frozen), optimizer=optimizer), jnp.nanmean(losses)
 
     def train_controller(self, state: SharingState, data: tuple[Any, Any], rows: jax.Array) -> Any:
         """Controller steps: each asks for candidates and tells their errors on one minibatch of ``rows``.

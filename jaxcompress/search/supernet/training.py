@@ -12,8 +12,9 @@ import optax
 from jax.core import Tracer
 
 from jaxcompress.core.paths import Where, flatten_with_paths
-from jaxcompress.core.tree import merge, split_trainable
+from jaxcompress.core.tree import merge
 from jaxcompress.search.genes import Genes
+from jaxcompress.search.shared_weights import split_shared
 from jaxcompress.search.supernet.sampling import largest, sample_above
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ class Training:
         return sum(parts[1:], start=parts[0])
 
     def _split(self, params: Any) -> tuple[Any, Any]:
-        return split_trainable(params, where=self.where or (lambda path, _: "batch_stats" not in path.split("/")))
+        return split_shared(params, self.where)
 
 
 def sandwich(
