@@ -110,9 +110,12 @@ class Run:
                 [f"least {name}", *candidate_row(best(archive, name, {}), archive.metrics)] for name in self.objectives
             ]
         failed, cached, n = int(archive.failed.sum()), int(archive.cached.sum()), len(archive)
+        effort = archive.columns.fidelity
+        most = int((effort == effort[archive.eligible].max(initial=0.0)).sum()) or n
+        among = f" of the {most:,} with the most effort" if most < n else ""
         notes = [
             f"{n:,} candidates in {n // archive.batch:,} generations, {self.seconds:.1f} s ({self.stopped})",
-            f"{cached:,} from the cache, {failed:,} failed, {int(archive.eligible.sum()):,} keep all limits",
+            f"{cached:,} from the cache, {failed:,} failed, {int(archive.eligible.sum()):,}{among} keep all limits",
             f"evaluated by {self.executor.name}: {self.executor.reason}",
         ]
         if self.stopped == "exhausted":

@@ -63,6 +63,8 @@ def test_the_best_by_hand():
 def test_only_full_effort_counts():
     assert finished(archive(error=[0.1, 0.2], bytes=[1, 1], fidelity=[0.5, 1.0])).best().number == 1
     assert finished(archive(error=[0.1, 0.2], bytes=[1, 1], fidelity=[0.5, 0.25])).best().number == 0
+    halved = finished(archive(error=[0.1, 0.2, 0.3], bytes=[1, 1, 1], fidelity=[0.5, 1.0, 1.0], violation=[0, 0, 0.1]))
+    assert "1 of the 2 with the most effort keep all limits" in str(halved)
 
 
 def test_none_is_eligible():
