@@ -124,7 +124,7 @@ def place(node: Any, name: str, asked: tuple, slots: list[Slot]) -> Node:
 def place_dict(node: Mapping, name: str, asked: tuple, slots: list[Slot]) -> Branch:
     """The entries of a dict, in its order."""
     if not node:
-        raise ValueError(f"Space: {name or 'variables'!r} is an empty dict; leave it out")
+        raise ValueError(f"Space: {name!r} is an empty dict; leave it out" if name else "Space: give it a variable")
     for key in node:
         if not isinstance(key, str) or not key or "/" in key:
             raise ValueError(f"Space: the name {key!r} in {name!r} must be a string without '/'")

@@ -36,6 +36,7 @@ from tests.search.space.examples import CELL, MIXED, NESTED, SPACES, entries
         (lambda: Space({"a": 3}), TypeError, "'a' is 3; use Choice"),
         (lambda: Space(3), TypeError, "a dict of variables, got 3"),
         (lambda: Space({"a": {}}), ValueError, "'a' is an empty dict"),
+        (lambda: Space({}), ValueError, "Space: give it a variable"),
         (lambda: Space({"a/b": Choice((1,))}), ValueError, "'a/b' .* without '/'"),
         (lambda: Space({"r": Repeated({"count": Choice((1,))}, IntRange(1, 2))}), ValueError, "'count' in it is taken"),
         (
