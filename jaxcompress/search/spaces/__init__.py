@@ -7,6 +7,7 @@ from jaxcompress.search.spaces.cell_operations import NASNET as NASNET
 from jaxcompress.search.spaces.costs import Cost as Cost
 from jaxcompress.search.spaces.efficientnet import EfficientNet as EfficientNet
 from jaxcompress.search.spaces.image_blocks import ImageBlocks as ImageBlocks
+from jaxcompress.search.spaces.image_blocks_network import ImageBlocksNetwork as ImageBlocksNetwork
 from jaxcompress.search.spaces.mobilenet import MobileNet as MobileNet
 from jaxcompress.search.spaces.mobilenet import Stage as Stage
 from jaxcompress.search.spaces.nas_bench_201 import NasBench201 as NasBench201

@@ -50,20 +50,23 @@ def test_means_do_not_count_the_border():
     np.testing.assert_allclose(average_pool(jnp.asarray(x, jnp.float32)), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("size", "stride", "shape"), [(3, 1, (5, 4)), (3, 2, (6, 6)), (3, 2, (5, 7)), (1, 2, (5, 4))])
-def test_convolution_is_xlas(size, stride, shape):
+@pytest.mark.parametrize(
+    ("size", "stride", "shape", "dilation"),
+    [(3, 1, (5, 4), 1), (3, 2, (6, 6), 1), (3, 2, (5, 7), 1), (1, 2, (5, 4), 1), (3, 1, (6, 5), 2), (3, 2, (7, 6), 3)],
+)
+def test_convolution_is_xlas(size, stride, shape, dilation):
     x, kernel = image(2, *shape, 3), jax.random.normal(jax.random.key(1), (size, size, 3, 4))
 
     def native(x, kernel):
-        pads = [(size // 2, size // 2)] * 2
-        numbers = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=numbers)
+        pads = [(dilation * (size // 2),) * 2] * 2
+        numbers, wide = ("NHWC", "HWIO", "NHWC"), (dilation, dilation)
+        return lax.conv_general_dilated(x, kernel, (stride, stride), pads, rhs_dilation=wide, dimension_numbers=numbers)
 
     def both(function):
         value, pull = jax.vjp(function, x, kernel)
         return value, *pull(jnp.cos(jnp.arange(value.size, dtype=jnp.float32)).reshape(value.shape))
 
-    ours, theirs = jax.jit(lambda: (both(lambda x, k: convolve(x, k, stride)), both(native)))()
+    ours, theirs = jax.jit(lambda: (both(lambda x, k: convolve(x, k, stride, dilation)), both(native)))()
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)
 

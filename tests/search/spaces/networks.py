@@ -1,5 +1,7 @@
 """The networks that configs of image blocks and texts stand for, in Flax: what costs are held against."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,12 +9,12 @@ import jax.numpy as jnp
 import jaxcompress as jc
 
 
-def conv(x, width, kernel, stride=1, dilation=1):
+def convolution(x, width, kernel, stride=1, dilation=1, *, train):
     x = nn.Conv(width, (kernel, kernel), strides=stride, kernel_dilation=dilation, use_bias=False)(x)
-    return nn.relu(nn.BatchNorm(use_running_average=True)(x))
+    return nn.relu(nn.BatchNorm(use_running_average=not train)(x))
 
 
-def block(x, config, width, stride):
+def block(conv, x, config, width, stride):
     if config["kind"] == "plain":
         return conv(x, width, config["kernel"], stride)
     if config["kind"] == "dilated":
@@ -31,14 +33,16 @@ def block(x, config, width, stride):
 class Images(nn.Module):
     config: dict
     classes: int
+    train: bool = False
 
     @nn.compact
     def __call__(self, x):
+        conv = functools.partial(convolution, train=self.train)
         stages = self.config["stages"]
         x = conv(x, stages[0]["width"], 3)
         for i, stage in enumerate(stages):
             for j, one in enumerate(stage["blocks"]):
-                x = block(x, one, stage["width"], 2 if i and not j else 1)
+                x = block(conv, x, one, stage["width"], 2 if i and not j else 1)
         return nn.Dense(self.classes)(x.mean((1, 2)))
 
 
