@@ -135,7 +135,8 @@ def problem_of(
     """Checks the arguments of a search and brings them into one form.
 
     Raises:
-        TypeError: if ``space`` is no `Space`, ``evaluate`` no function, ``key`` no typed key or ``limits`` no dict.
+        TypeError: if ``space`` is no `Space`, ``evaluate`` no function, ``key`` no typed key, ``objectives`` no names,
+            or ``limits`` no dict of numbers.
         ValueError: on objectives or limits that cannot be.
     """
     if not hasattr(space, "decode"):
@@ -145,11 +146,17 @@ def problem_of(
     _check_call(evaluate, has_data=data is not None, multi_fidelity=multi_fidelity)
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.shape):
         raise TypeError(f"key= must be one typed key, jax.random.key(seed), got {key!r}")
-    names = (objectives,) if isinstance(objectives, str) else tuple(objectives)
+    names = (objectives,) if isinstance(objectives, str) else objectives
+    if not isinstance(names, Sequence):
+        raise TypeError(f"objectives= must be names of metrics, got {objectives!r}")
+    names = tuple(names)
     if not names or len(set(names)) != len(names):
         raise ValueError(f"objectives= must be names of metrics, each once, got {objectives!r}")
     if limits is not None and not isinstance(limits, Mapping):
         raise TypeError(f"limits= must be a dict of metrics and the most they may be, got {limits!r}")
+    for name, at in (limits or {}).items():
+        if not _is_real(at):
+            raise TypeError(f"limits={name!r} must be a number, got {at!r}")
     bounds = tuple(sorted((name, float(at)) for name, at in (limits or {}).items()))
     if endless := [name for name, at in bounds if not jnp.isfinite(at)]:
         raise ValueError(f"limits={endless[0]!r} must be finite; leave it out where there is none")

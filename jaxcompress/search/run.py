@@ -116,10 +116,13 @@ def run(
         True
     """
     limit = budget_of(budget)
+    if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
+        raise TypeError(f"checkpoint= must be the path of a folder, got {checkpoint!r}")
     if not isinstance(checkpoint_every, int) or checkpoint_every < 1:
         raise ValueError(f"checkpoint_every must be an integer of at least 1, got {checkpoint_every!r}")
     if strategy is None:
-        strategy = strategies.default_strategy(1 if isinstance(objectives, str) else max(1, len(objectives)))
+        several = isinstance(objectives, tuple | list) and len(objectives) > 1
+        strategy = strategies.default_strategy(len(objectives) if several else 1)
     check_strategy(strategy)
     options = {"objectives": objectives, "limits": limits, "data": data, "multi_fidelity": strategy.multi_fidelity}
     limit.generations(strategy.batch)
@@ -162,11 +165,16 @@ def check_data(data: Any, report_data: Any) -> None:
     """The two splits have one structure, different contents, and no NaN.
 
     Raises:
+        TypeError: if something in them is no array of numbers.
         ValueError: otherwise.
     """
     for argument, tree in (("data", data), ("report_data", report_data)):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            is_float = isinstance(leaf, float) or (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact))
+            dtype = getattr(leaf, "dtype", None)
+            if not isinstance(leaf, jax.Array | bool | int | float) and (dtype is None or dtype.kind in "OSU"):
+                place = path_string(path) or "its only leaf"
+                raise TypeError(f"{argument} must be a tree of arrays of numbers, got {leaf!r} at {place!r}")
+            is_float = isinstance(leaf, float) or (dtype is not None and jnp.issubdtype(dtype, jnp.inexact))
             if is_float and not np.isfinite(leaf).all():
                 raise ValueError(f"{argument} holds NaN or infinity at {path_string(path) or 'its only array'!r}")
     if report_data is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxcompress.search.executors.executor import Executor, Population
@@ -87,7 +88,7 @@ def scan(
 
     Raises:
         TypeError: if ``evaluate`` or the executor cannot be traced.
-        ValueError: as `run`, on metrics that are missing or no scalars.
+        ValueError: as `run`, on metrics that are missing or no scalars; without generations.
 
     Example:
         >>> from jaxcompress.search import IntRange, Space
@@ -100,6 +101,8 @@ def scan(
     """
     if isinstance(evaluate, PythonEvaluation):
         raise TypeError("scan: evaluate= is marked as Python, which no program can hold; use jaxcompress.search.run")
+    if not isinstance(generations, int | np.integer) or generations < 1:
+        raise ValueError(f"scan(generations={generations!r}) must be a whole number of at least 1")
     check_strategy(strategy)
     chosen = executor_of(executor)
     if not chosen.traced:

@@ -14,6 +14,8 @@ def best(archive: Archive, metric: str | None, bounds: Mapping[str, float]) -> C
     objectives = archive.problem.objectives
     within = eligible(archive)
     for name, at in bounds.items():
+        if not np.issubdtype(np.asarray(at).dtype, np.number):
+            raise TypeError(f"best({name}={at!r}): a bound is a number")
         within &= archive.values(name) <= at
     if not within.any():
         least = {name: archive.values(name)[eligible(archive)].min() for name in bounds}

@@ -274,6 +274,18 @@ def test_arguments_of_the_wrong_kind():
         run({"x": IntRange(0, 9)}, distance, key=KEY, budget=60)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="limits= must be a dict"):
         on_line(distance, limits=("cost", 3))
+    with pytest.raises(TypeError, match=r"limits='cost' must be a number, got 'few'"):
+        on_line(distance, limits={"cost": "few"})
+    for objectives in (None, 3):
+        with pytest.raises(TypeError, match="objectives= must be names of metrics"):
+            on_line(distance, objectives=objectives)
+    for data in ("rows", {"x": np.array(["a"])}, object()):
+        with pytest.raises(TypeError, match="data must be a tree of arrays of numbers, got"):
+            on_line(lambda genome, key, data: distance(genome, key), data=data)
+    with pytest.raises(TypeError, match="checkpoint= must be the path of a folder, got 3"):
+        on_line(distance, checkpoint=3)
+    with pytest.raises(TypeError, match=r"best\(error='low'\): a bound is a number"):
+        on_line(distance, budget=6).best(error="low")
     for seeds in ("x", [50], on_line(distance, budget=6).best()):
         with pytest.raises(TypeError, match=r"seeds= must be configs \(dicts, as Candidate.config\) or Genes"):
             on_line(distance, seeds=seeds)

@@ -58,3 +58,8 @@ def test_what_cannot_be_scanned_is_refused():
         scan(SPACE, search.python(lambda config, key: 0.0), Climb(), KEY, generations=1)
     with pytest.raises(TypeError, match="executor='loop' is a loop in Python"):
         scan(SPACE, climbing.evaluate, Climb(), KEY, generations=1, data=DATA, executor="loop")
+    for generations in (0, -1, 1.5):
+        with pytest.raises(
+            ValueError, match=rf"scan\(generations={generations}\) must be a whole number of at least 1"
+        ):
+            scan(SPACE, climbing.evaluate, Climb(), KEY, generations=generations, data=DATA)

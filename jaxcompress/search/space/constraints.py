@@ -23,6 +23,7 @@ class Constraint:
         at_least: the smallest value allowed; None for no such bound.
 
     Raises:
+        TypeError: if ``of`` is no function.
         ValueError: without a bound, or for one that is not finite.
 
     Example:
@@ -37,6 +38,8 @@ class Constraint:
     at_least: float | None = None
 
     def __post_init__(self) -> None:
+        if not callable(self.of):
+            raise TypeError(f"Constraint {self.name!r}: a function of the decoded genome, got {self.of!r}")
         limits = [limit for limit in (self.at_most, self.at_least) if limit is not None]
         if not limits or not all(math.isfinite(limit) for limit in limits):
             raise ValueError(f"Constraint {self.name!r}: give a finite at_most= or at_least=, got {self.bounds}")

@@ -127,7 +127,7 @@ def place_dict(node: Mapping, name: str, asked: tuple, slots: list[Slot]) -> Bra
         raise ValueError(f"Space: {name!r} is an empty dict; leave it out" if name else "Space: give it a variable")
     for key in node:
         if not isinstance(key, str) or not key or "/" in key:
-            raise ValueError(f"Space: the name {key!r} in {name!r} must be a string without '/'")
+            raise ValueError(f"Space: the name {key!r} {f'in {name!r} ' * bool(name)}must be a string without '/'")
     return Branch({key: place(child, join(name, key), asked, slots) for key, child in node.items()})
 
 

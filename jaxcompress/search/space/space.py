@@ -125,8 +125,14 @@ class Space:
         Args:
             key: consumed.
             n: how many, or a shape; ``()`` for a single one.
+
+        Raises:
+            ValueError: if that is no shape.
         """
-        return self._operators.sample(key, n if isinstance(n, tuple) else (n,))
+        shape = n if isinstance(n, tuple) else (n,)
+        if not all(isinstance(size, int | np.integer) and size >= 0 for size in shape):
+            raise ValueError(f"sample(n={n!r}): how many candidates, a whole number, or a shape")
+        return self._operators.sample(key, shape)
 
     def mutate(
         self,
@@ -149,7 +155,13 @@ class Space:
                 each gene with it, at least one. May be traced.
             neighbours: ordered codes move to one of their neighbours.
             scale: of the normal steps, a part of the range of a variable. May be traced.
+
+        Raises:
+            ValueError: for genes of another space; for a rate, as a Python number, that is no probability.
         """
+        self._check(genes, "mutate")
+        if isinstance(rate, int | float) and not 0 <= rate <= 1:
+            raise ValueError(f"mutate(rate={rate!r}): a probability, in [0, 1]; None changes exactly one gene")
         return self._operators.mutate(key, genes, rate, neighbours, scale)
 
     def crossover(self, key: jax.Array, a: Genes, b: Genes) -> Genes:
@@ -161,15 +173,24 @@ class Space:
             key: consumed.
             a: parents, ``[...]``.
             b: their partners, of the same shape.
+
+        Raises:
+            ValueError: for genes of another space, or of different shapes.
         """
+        self._check(a, "crossover")
+        self._check(b, "crossover")
+        if a.codes.shape != b.codes.shape or a.values.shape != b.values.shape:
+            raise ValueError(f"crossover: {a.codes.shape[:-1]} parents cannot meet {b.codes.shape[:-1]} partners")
         return self._operators.crossover(key, a, b)
 
     def active(self, genes: Genes) -> tuple[jax.Array, jax.Array]:
         """Which genes exist in these candidates: bool ``[..., discrete]`` and ``[..., continuous]``."""
+        self._check(genes, "active")
         return self._activity.active(genes)
 
     def canonical(self, genes: Genes) -> Genes:
         """Genes that do not exist set to 0: equal candidates have equal genes."""
+        self._check(genes, "canonical")
         return self._activity.canonical(genes)
 
     def decode(self, genes: Genes) -> dict[str, Any]:
@@ -177,14 +198,20 @@ class Space:
 
         Numbers as themselves (int32, float32), booleans as bool, other choices as the int32 position of the value.
         Every `Repeated` adds an axis behind those of ``genes``. What does not exist has its first value.
+
+        Raises:
+            TypeError: for what is no `Genes`.
+            ValueError: for genes of another space.
         """
-        return coding.decode(self._layout, self.canonical(genes))
+        self._check(genes, "decode")
+        return coding.decode(self._layout, self._activity.canonical(genes))
 
     def config(self, genes: Genes) -> Any:
         """Plain Python values: choices as they were given, a `Repeated` as a list; what does not exist is left out.
 
         Several candidates (one leading axis) become a list. Not for use under `jit`.
         """
+        self._check(genes, "config")
         codes, values = (np.asarray(row) for row in genes)
         if codes.ndim == 1:
             return coding.config(self._layout, codes, values, self._activity.of_one(codes))
@@ -194,6 +221,7 @@ class Space:
         """The genes of plain values, the inverse of `config`; of a list of configs, ``[n]``.
 
         Raises:
+            TypeError: for what is no config.
             ValueError: for a value outside of the space, a variable that is missing or does not exist.
         """
         if isinstance(config, Mapping):
@@ -202,6 +230,8 @@ class Space:
             return genes
         if not config:
             raise ValueError("encode: an empty list of configs")
+        if not all(isinstance(one, Mapping) for one in config):
+            raise TypeError(f"encode: a config is a dict of values by name, got {config!r}")
         return jax.tree.map(lambda *rows: jnp.stack(rows), *map(self.encode, config))
 
     def enumerate(self, limit: int = 1_000_000) -> Genes:
@@ -230,6 +260,15 @@ class Space:
     def from_dict(cls, data: Mapping[str, Any], constraints: Sequence[Constraint] = ()) -> Space:
         """The space that `to_dict` wrote, with its constraints given again."""
         return cls(serialization.from_dict(data), constraints)
+
+    def _check(self, genes: Any, method: str) -> None:
+        """Refuses what are no genes of this space; looks at shapes alone."""
+        if not isinstance(genes, Genes):
+            raise TypeError(f"{method}: expected Genes, as Space.sample and Space.encode make them, got {genes!r}")
+        own, given = (self.discrete, self.continuous), tuple(row.shape[-1:] for row in genes)
+        if given != tuple((size,) for size in own):
+            shapes = [row.shape for row in genes]
+            raise ValueError(f"{method}: genes of another space: shapes {shapes}, not [..., {own[0]}], [..., {own[1]}]")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Space):

@@ -255,3 +255,27 @@ def test_programs_for_every_platform():
 
     exported = export.export(step, platforms=["cpu", "cuda", "tpu"])(jax.random.key(0))
     assert exported.platforms == ("cpu", "cuda", "tpu")
+
+
+def test_genes_of_another_space_are_refused():
+    """Before anything is computed: shapes tell."""
+    key, genes = jax.random.key(0), Genes(jnp.zeros((2, 1), jnp.int32), jnp.zeros((2, 0)))
+    other = Space({"a": Choice((1, 2)), "b": Float(0, 1)})
+    for method in (other.decode, other.config, other.active, other.canonical, lambda g: other.mutate(key, g)):
+        with pytest.raises(ValueError, match=r"genes of another space: .* not \[..., 1\], \[..., 1\]"):
+            method(genes)
+        with pytest.raises(
+            TypeError, match=r"expected Genes, as Space\.sample and Space\.encode make them, got {'a': 1}"
+        ):
+            method({"a": 1})
+    three, two = (Genes(jnp.zeros((n, 1), jnp.int32), jnp.zeros((n, 1))) for n in (3, 2))
+    with pytest.raises(ValueError, match=r"crossover: \(3,\) parents cannot meet \(2,\) partners"):
+        other.crossover(key, three, two)
+    for rate in (2.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=rf"mutate\(rate={rate}\): a probability"):
+            other.mutate(key, two, rate=rate)
+    for n in (-1, 2.5, (2, -1), "3"):
+        with pytest.raises(ValueError, match="how many candidates, a whole number, or a shape"):
+            other.sample(key, n)
+    with pytest.raises(TypeError, match="encode: a config is a dict of values by name"):
+        other.encode([3, 0.1])

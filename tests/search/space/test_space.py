@@ -67,6 +67,8 @@ from tests.search.space.examples import CELL, MIXED, NESTED, SPACES, entries
             "depends on itself",
         ),
         (lambda: Space({"a": Choice((1,))}, constraints=(len,)), TypeError, "is no Constraint"),
+        (lambda: Space({"a": {3: Choice((1,))}}), ValueError, "the name 3 in 'a' must be"),
+        (lambda: Constraint("size", 3, at_most=1), TypeError, "'size': a function of the decoded genome, got 3"),
         (lambda: Constraint("size", len), ValueError, "'size': give a finite at_most= or at_least=, got no bounds"),
         (lambda: Constraint("size", len, at_most=float("nan")), ValueError, "got <= nan"),
         (lambda: Space.from_dict({"variables": 3}), ValueError, "not a space"),
