@@ -57,7 +57,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1
 
 
 def _native(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
-    pads = [(dilation * (size // 2),) * 2 for size in kernel.shape[:2]]
+    pads = [(dilation * (size // 2), dilation * (size // 2)) for size in kernel.shape[:2]]
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), pads, rhs_dilation=(dilation, dilation), dimension_numbers=NHWC
     )
@@ -65,7 +65,7 @@ def _native(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.
 
 def _by_patches(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
     height, width, inputs, outputs = kernel.shape
-    pads = [(dilation * (size // 2),) * 2 for size in (height, width)]
+    pads = [(dilation * (size // 2), dilation * (size // 2)) for size in (height, width)]
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     rows, columns = x.shape[1], x.shape[2]
     starts = [(dilation * i, dilation * j) for i in range(height) for j in range(width)]
