@@ -265,7 +265,7 @@ def test_genes_of_another_space_are_refused():
         with pytest.raises(ValueError, match=r"genes of another space: .* not \[..., 1\], \[..., 1\]"):
             method(genes)
         with pytest.raises(
-            TypeError, match=r"expected Genes, as Space\.sample and Space\.encode make them, got {'a': 1}"
+            TypeError, match=r"expected Genes, as .* make them, got {'a': 1}"
         ):
             method({"a": 1})
     three, two = (Genes(jnp.zeros((n, 1), jnp.int32), jnp.zeros((n, 1))) for n in (3, 2))
