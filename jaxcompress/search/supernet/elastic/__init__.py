@@ -12,6 +12,7 @@ from jaxcompress.search.supernet.elastic.depth import ElasticDepth as ElasticDep
 from jaxcompress.search.supernet.elastic.extraction import Standalone as Standalone
 from jaxcompress.search.supernet.elastic.extraction import extract as extract
 from jaxcompress.search.supernet.elastic.layer import plain as plain
+from jaxcompress.search.supernet.elastic.mobilenet import ElasticMobileNet as ElasticMobileNet
 from jaxcompress.search.supernet.elastic.network import ElasticNetwork as ElasticNetwork
 from jaxcompress.search.supernet.elastic.norm import ElasticBatchNorm as ElasticBatchNorm
 from jaxcompress.search.supernet.elastic.operations import OperationChoice as OperationChoice

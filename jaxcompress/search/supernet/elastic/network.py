@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from jaxcompress.search.genes import Genes
 from jaxcompress.search.space import Space
@@ -43,7 +44,9 @@ class ElasticNetwork:
 
     def init(self, key: Any, *inputs: Any, **kwargs: Any) -> Any:
         """Variables of the whole network; ``key`` as `flax.linen.Module.init` takes it."""
-        return self.module.init(key, *inputs, genome=plain(self._decoded(self.largest)), **kwargs)
+        with jax.ensure_compile_time_eval():  # under jit too
+            whole = plain(self._decoded(self.largest))
+        return self.module.init(key, *inputs, genome=whole, **kwargs)
 
     def apply(self, params: Any, genome: Any, *inputs: Any, **kwargs: Any) -> Any:
         """What a subnet computes, for `Genes` or a decoded genome of runtime arrays."""
