@@ -12,6 +12,7 @@ from jax import lax
 import jaxcompress as jc
 from benchmarks.lenets import LeNet5
 from benchmarks.mnist import CLASSES
+from benchmarks.nas_training import Moments
 
 LENET5_PARAMETERS = 431_080
 MOST_PARAMETERS = LENET5_PARAMETERS // 10
@@ -43,13 +44,6 @@ class Place(NamedTuple):
     width: Any
     kernel: Any
     there: Any  # True, or an array for the second layer of a stage
-
-
-class Moments(NamedTuple):
-    """Mean and variance of every channel of a layer."""
-
-    mean: jax.Array
-    variance: jax.Array
 
 
 def space(most_parameters: int = MOST_PARAMETERS) -> Any:

@@ -45,21 +45,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 
 import jaxcompress as jc
 from benchmarks import mnist, mnist_networks
 from benchmarks.baselines import Baseline, train_baseline
 from benchmarks.lenets import LeNet5
 from benchmarks.mnist import Images
-from benchmarks.nas_mnist_training import Recipe, error_of, trained
+from benchmarks.nas_searching import evaluation, search, search_data
+from benchmarks.nas_training import Networks, error_of, final
 from benchmarks.results import report, row
 from benchmarks.training import error_percent
-from jaxcompress.search.population import Training
 
-CHUNK = 500
 SEEDS = (0, 1)  # of the final trainings
+
+
+def prepared(images: jax.Array, key: jax.Array | None) -> jax.Array:
+    """With a key moved by up to a pixel."""
+    return images if key is None else mnist.shifted(images, key, 1)
+
+
+MASKED = Networks(mnist_networks.init, mnist_networks.apply, prepared)
+NETWORKS = Networks(mnist_networks.own_init, mnist_networks.own_apply, prepared)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,17 +118,18 @@ def rows_of(budget: Budget, train: Images, test: Images, *, seeds: Sequence[int]
         "nas mnist": (budget.strategy, search_key),
         "nas mnist random search": (jc.search.RandomSearch(batch=budget.population // 2), random_key),
     }
+    evaluate = evaluation(MASKED, budget.steps, lambda genome: {"parameters": mnist_networks.parameters(genome)})
     found = {}
     for name, (strategy, key) in searches.items():
         began = time.perf_counter()
-        config = search(budget, strategy, key, data).config
-        networks = final(budget, config, train, seeds)
+        config = search(mnist_networks.space(), evaluate, strategy, key, data, budget.candidates).config
+        networks = final(NETWORKS, config, budget.epochs, train, seeds)
         found[name] = config, networks, (time.perf_counter() - began) / 60
     lenet = lenet_error(budget, train, test, seeds)
     size = mnist_networks.lenet5_parameters()
     rows = []
     for name, (config, networks, minutes) in found.items():
-        errors = [error_of(params, config, moments, test) for params, moments in networks]
+        errors = [error_of(NETWORKS, params, config, moments, test) for params, moments in networks]
         print(f"{name}: {errors} % wrong, LeNet-5 {lenet} %", flush=True)
         count = mnist_networks.own_parameters(config)
         peer = f"LeNet-5, {budget.epochs} epochs too"
@@ -141,87 +148,6 @@ def lenet_error(budget: Budget, train: Images, test: Images, seeds: Sequence[int
     baseline = Baseline(LeNet5(), epochs=budget.epochs, shift=1)
     networks = [train_baseline(baseline, train, seed=seed) for seed in seeds]
     return [error_percent(baseline.model.apply, params, test) for params in networks]
-
-
-def search_data(train: Images, held_out: int, key: jax.Array) -> dict[str, Any]:
-    """The search split: what candidates train on, and training images that judge them."""
-    count = len(train.labels)
-    fit, judge = jc.search.split(train._asdict(), (1 - held_out / count, held_out / count), key)
-    return {"train": fit, "valid": judge, "moments": fit["images"][:CHUNK]}
-
-
-def search(budget: Budget, strategy: Any, key: jax.Array, data: Any) -> Any:
-    """The best candidate of a search."""
-    run = jc.search.run(
-        mnist_networks.space(),
-        evaluation(budget.steps),
-        strategy,
-        key=key,
-        budget=budget.candidates,
-        data=data,
-        executor="loop",
-        progress=lambda now: print(f"{type(strategy).__name__}: {now}, {now.seconds:.0f} s", flush=True),
-    )
-    best = run.best()
-    print(f"{run}\n{best}", flush=True)
-    return best
-
-
-def evaluation(steps: int) -> Any:
-    """Trains a candidate, and judges it on images that it has not seen."""
-    training = Training(mnist_networks.init, _loss, _optimizer, steps=steps, batch_size=64)
-
-    def evaluate(genome: Any, key: jax.Array, data: Any) -> dict[str, jax.Array]:
-        fitted = training.fit(genome, key, data["train"])
-        _, moments = mnist_networks.apply(fitted.params, genome, data["moments"])
-        images, labels = (data["valid"][name] for name in ("images", "labels"))
-
-        def wrong(part: tuple[jax.Array, jax.Array]) -> jax.Array:
-            logits, _ = mnist_networks.apply(fitted.params, genome, part[0], moments)
-            return jnp.argmax(logits, -1) != part[1]
-
-        parts = (images.reshape(-1, min(CHUNK, len(images)), 28, 28), labels.reshape(-1, min(CHUNK, len(images))))
-        error = 100 * jax.lax.map(wrong, parts).mean(dtype=jnp.float32)
-        return {
-            "error": jnp.where(fitted.finite, error, jnp.nan),
-            "parameters": mnist_networks.parameters(genome),
-        }
-
-    return evaluate
-
-
-def final(budget: Budget, config: Any, train: Images, seeds: Sequence[int]) -> list[Any]:
-    """A winner on its own, trained in full: for every seed its parameters, and the moments of its normalizations."""
-    start = time.perf_counter()
-    recipe = Recipe(config["learning_rate"], config["weight_decay"], config["label_smoothing"], budget.epochs)
-    networks = trained(config, recipe, train, seeds=seeds)
-    print(f"final training of {config}: {time.perf_counter() - start:.0f} s", flush=True)
-    return networks
-
-
-def _loss(params: Any, batch: Any, candidate: Any, key: jax.Array) -> jax.Array:
-    images = mnist.shifted(batch["images"], key, 1)
-    logits, _ = mnist_networks.apply(params, candidate, images)
-    wanted = optax.smooth_labels(jax.nn.one_hot(batch["labels"], mnist.CLASSES), candidate["label_smoothing"])
-    return optax.softmax_cross_entropy(logits, wanted).mean()
-
-
-def _optimizer(candidate: Any, steps: jax.Array) -> optax.GradientTransformation:
-    """AdamW; a short warm-up, then one cosine over however many steps this candidate is given."""
-
-    def rate(count: jax.Array) -> jax.Array:
-        part = count / steps
-        return candidate["learning_rate"] * jnp.minimum(1.0, 10 * part) * (1 + jnp.cos(jnp.pi * part)) / 2
-
-    return optax.chain(
-        optax.scale_by_adam(),
-        optax.add_decayed_weights(candidate["weight_decay"], mask=_kernels),
-        optax.scale_by_learning_rate(rate),
-    )
-
-
-def _kernels(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x.ndim > 1, tree)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import json
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,14 +85,17 @@ def own_evaluation(networks: Networks, steps: int, *, workers: int, beside: Mapp
         beside: what configs do not say.
     """
     programs: dict[str, Callable[..., Any]] = {}
+    locks: dict[str, threading.Lock] = collections.defaultdict(threading.Lock)
 
     def evaluate(config: Any, key: jax.Array, data: Any, fidelity: float = 1.0) -> dict[str, float]:
         recipe = {name: jnp.float32(config[name]) for name in RECIPE}
         network = {**(beside or {}), **{name: value for name, value in config.items() if name not in RECIPE}}
         name = json.dumps(network, sort_keys=True)
-        if name not in programs:
-            programs[name] = jax.jit(evaluation(networks.only(network), steps))
-        found = programs[name](recipe, key, data, jnp.float32(fidelity))
+        arguments = recipe, key, data, jnp.float32(fidelity)
+        with locks[name]:
+            if name not in programs:
+                programs[name] = jax.jit(evaluation(networks.only(network), steps)).lower(*arguments).compile()
+        found = programs[name](*arguments)
         error = float(found["error"])
         print(f"{error:.2f} % with {fidelity:.2f} of the steps: {config}", flush=True)
         return {"error": error}

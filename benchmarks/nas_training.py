@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from benchmarks.mnist import CLASSES
 from benchmarks.training import steps_per_epoch
 
-CLASSES = 10
 CHUNK = 500  # images at a time where nothing is learned
 
 
