@@ -6,6 +6,7 @@ from jaxcompress.search.policies.allocation import allocations as allocations
 from jaxcompress.search.policies.allocation import least_costs as least_costs
 from jaxcompress.search.policies.applied import compressed as compressed
 from jaxcompress.search.policies.evaluation import Evaluation as Evaluation
+from jaxcompress.search.policies.iterate import iterate as iterate
 from jaxcompress.search.policies.policy import policy as policy
 from jaxcompress.search.policies.realized import Calibration as Calibration
 from jaxcompress.search.policies.realized import Realized as Realized
@@ -22,3 +23,4 @@ from jaxcompress.search.policies.setting import Setting as Setting
 from jaxcompress.search.policies.setting import settings as settings
 from jaxcompress.search.policies.table import VariantTable as VariantTable
 from jaxcompress.search.policies.table import variant_table as variant_table
+from jaxcompress.search.policies.written import WrittenCosts as WrittenCosts

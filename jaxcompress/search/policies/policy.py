@@ -20,13 +20,15 @@ from jaxcompress.search.policies.costs import Costs
 from jaxcompress.search.policies.decisions import Choices
 from jaxcompress.search.policies.evaluation import Evaluate, Evaluation, scalars
 from jaxcompress.search.policies.goal import Goal, goal_of
+from jaxcompress.search.policies.iterate import iterate
 from jaxcompress.search.policies.latency import with_latency
 from jaxcompress.search.policies.realized import Calibration, Finetune, Realized, real_costs, realize
 from jaxcompress.search.policies.refine import refine, seed_rows
 from jaxcompress.search.policies.result import Judgement, PolicyResult
 from jaxcompress.search.policies.sensitivity import PolicyScores, second_order, sweep
-from jaxcompress.search.policies.sizes import Coder, file_bytes
+from jaxcompress.search.policies.sizes import Coder
 from jaxcompress.search.policies.table import Storage, VariantTable, variant_table
+from jaxcompress.search.policies.written import WrittenCosts
 from jaxcompress.search.strategies import NSGA2
 from jaxcompress.search.strategy import Strategy
 
@@ -36,7 +38,7 @@ def policy(
     params: Any,
     evaluate: Evaluate,
     *,
-    choices: Choices,
+    choices: Choices | VariantTable,
     budget: Mapping[str, float],
     key: jax.Array,
     data: Any = None,
@@ -62,8 +64,10 @@ def policy(
     1. Every variant of every leaf is made once, by the real methods, and its size counted (`variant_table`).
     2. One compiled program evaluates any policy, a row of integers (`Evaluation`); each variant alone gives the scores.
     3. The exact policies of least summed scores, under budgets from the smallest possible on, and all uniform policies
-       are where evolution on the true metric begins (`allocate`, `refine`).
-    4. The best are made real (`realize`), measured again, and the best of them that really keeps the bounds is chosen.
+       are the beginning (`allocate`).
+    4. Scores are taken again around the best policy so far and allocated again, until that gains nothing (`iterate`);
+       evolution on the true metric has what is left of the evaluations (`refine`). From here on bytes are of files.
+    5. The best are made real (`realize`), measured again, and the best of them that really keeps the bounds is chosen.
        It, and the best uniform policy, are judged on ``report_data``.
 
     Metrics are made small: return errors and losses.
@@ -74,7 +78,8 @@ def policy(
         evaluate: ``evaluate(apply, params) -> scalar`` (called ``error``) or a mapping of named scalars, traced; with
             ``data`` it is ``evaluate(apply, params, data)``.
         choices: from globs over paths to lists of `Setting` (weights) or of `Channels` (groups with a fitting member),
-            or dicts of their fields; `settings` makes combinations. The first glob that fits counts.
+            or dicts of their fields; `settings` makes combinations. The first glob that fits counts. Or the table that
+            another search of this network made (``found.table``), which is then not made again.
         budget: the most that costs and metrics may be: ``bytes`` (of the file), ``stored_bits``, ``flops``,
             ``latency_ms`` and the names that ``evaluate`` returns. Of a cost a float up to 1 is the part of what the
             network as it is takes: ``{"bytes": 0.1}``; ``{"error": 0.02}`` asks for the smallest file at that error.
@@ -88,7 +93,8 @@ def policy(
         scores: what allocations add up: a name of a metric (by default the metric itself), an ``evaluate(apply,
             params)`` such as `kl` or `jaxcompress.factorize.output_error`, or a curvature such as
             `jaxcompress.quantize.fisher`.
-        evaluations: of the evolution, besides sweep and seeds; 0: the exact allocation and uniform policies alone.
+        evaluations: of iterated allocations and evolution together, besides sweep and seeds; 0: the exact allocations
+            and uniform policies alone.
         strategy: by default `jaxcompress.search.strategies.NSGA2` with 64 policies.
         executor: how policies are evaluated; ``"auto"`` measures.
         calibration: batches that the real methods fit to (`gptq`, `sparsegpt`, `whitened_svd`).
@@ -139,9 +145,12 @@ def policy(
     if fitted_variants and fit is None:
         raise ValueError("policy: fitted_variants=True needs calibration= (batches to fit to)")
     stats = observe(fn, params, fit.batches, inputs=fit.inputs) if fit is not None and fitted_variants else None
-    table = variant_table(
-        fn, params, choices, inputs=inputs, stats=stats, coder=coder, storage=storage, unit_scores=unit_scores
-    )
+    if isinstance(choices, VariantTable):
+        table = _of_this_network(choices, fn, params)
+    else:
+        table = variant_table(
+            fn, params, choices, inputs=inputs, stats=stats, coder=coder, storage=storage, unit_scores=unit_scores
+        )
     costs = table.costs
     if "latency_ms" in budget:
         costs = with_latency(table, inputs)
@@ -150,16 +159,20 @@ def policy(
     dense = work.dense()
     metrics = evaluation(table.dense_row[None])
     goal = goal_of(budget, costs=costs, dense=dense.predicted, metrics=metrics, metric=metric, minimize=minimize)
+    written = WrittenCosts(table, costs, files="bytes" in (goal.cost, *goal.costs))
     found = _scores(scores, evaluation, goal)
     if goal.costs:
         allocate(found, goal.costs, costs=costs)  # refuses what cannot be met, before anything is searched
     seeds = seed_rows(table, found, goal, costs)
     evaluation(seeds)
-    generations = 0
+    rounds = generations = 0
     if evaluations and any(len(allowed) > 1 for allowed in table.allowed):
+        before = evaluation.evaluations
+        rounds = iterate(evaluation, goal, written, found, evaluations=evaluations).rounds
+        left = evaluations - (evaluation.evaluations - before)
         chosen = NSGA2(population=64) if strategy is None else strategy
-        generations = refine(evaluation, goal, costs, seeds=seeds, strategy=chosen, evaluations=evaluations, key=key)
-    best, realized = work.best(goal, evaluation.known[0], finalists)
+        generations = refine(evaluation, goal, written, seeds=seeds, strategy=chosen, evaluations=left, key=key)
+    best, realized = work.best(goal, written, evaluation.known[0], finalists)
     uniform = work.best_uniform(goal)
     rows, metrics = evaluation.known
     small = realized.small
@@ -178,6 +191,7 @@ def policy(
         rows=rows,
         metrics=metrics,
         small=small,
+        rounds=rounds,
         generations=generations,
         notes=realized.notes,
     )
@@ -208,15 +222,6 @@ class _Work:
         metrics, costs = self.evaluation(row[None]), self.costs.of(row[None])
         return {name: _plain(values[0]) for name, values in {**metrics, **costs}.items()}
 
-    def written(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The costs of policies, their bytes those of a file that is written of the variants, where no channels go."""
-        costs = dict(self.costs.of(rows))
-        whole = [not self.table.kept_units(row) for row in rows]
-        trees = [self.table.tree(row) if w else None for row, w in zip(rows, whole, strict=True)]
-        size = [0 if tree is None else file_bytes(tree, self.table.coder) for tree in trees]
-        costs["bytes"] = np.where(whole, size, costs["bytes"])
-        return costs
-
     def real(self, realized: Realized) -> dict[str, float]:
         """Metrics on the search data and costs of a network."""
         spent = real_costs(realized, self.table, inputs=self.inputs, latency="latency_ms" in self.costs.names)
@@ -235,7 +240,7 @@ class _Work:
     def realized(self, row: np.ndarray) -> Realized:
         return realize(self.table, row, inputs=self.inputs, calibration=self.calibration, finetune=self.finetune)
 
-    def best(self, goal: Goal, rows: np.ndarray, finalists: int) -> tuple[Judgement, Realized]:
+    def best(self, goal: Goal, written: WrittenCosts, rows: np.ndarray, finalists: int) -> tuple[Judgement, Realized]:
         """The best policy, as it really is, among the ``finalists`` that were predicted to be.
 
         Raises:
@@ -243,7 +248,7 @@ class _Work:
         """
         rows = _allowed(self.table, rows)
         rows = rows[goal.order(self.evaluation(rows), self.costs.of(rows))[:_WRITTEN]]
-        order = goal.order(self.evaluation(rows), self.written(rows))
+        order = goal.order(self.evaluation(rows), written.of(rows))
         tried: list[tuple[Judgement, Realized]] = []
         for place in order[: max(finalists, 1) + _MORE]:
             row = rows[place]
@@ -269,8 +274,14 @@ class _Work:
         return Judgement(rows[first], self.predicted(rows[first]), self.real(realized), self.report(realized))
 
 
-_WRITTEN = 24  # of the best by predicted bytes, that are ordered by the bytes of files
+_WRITTEN = 64  # of the best by predicted bytes, that are ordered by the bytes of files
 _MORE = 5  # further candidates that are made real while none keeps the bounds
+
+
+def _of_this_network(table: VariantTable, fn: Any, params: Any) -> VariantTable:
+    if table.fn != fn or table.params is not params:
+        raise ValueError("policy: choices= is a table of another network: it must be made of this fn and these params")
+    return table
 
 
 def _scores(given: Any, evaluation: Evaluation, goal: Goal) -> PolicyScores:

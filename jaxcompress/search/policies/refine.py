@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +17,16 @@ from jaxcompress.search.policies.allocation import allocations, least_costs
 from jaxcompress.search.policies.costs import Costs
 from jaxcompress.search.policies.evaluation import Evaluation
 from jaxcompress.search.policies.goal import Goal
+from jaxcompress.search.policies.iterate import elite
 from jaxcompress.search.policies.sensitivity import PolicyScores
 from jaxcompress.search.policies.table import VariantTable
+from jaxcompress.search.policies.written import WrittenCosts
 from jaxcompress.search.space import Choice, Space
 from jaxcompress.search.strategy import Candidates, Fitness, Strategy
 
 _LEVELS = 12  # budgets that exact allocations are made for
+_ELITE = 16  # of the best known policies that evolution begins with
+_NEAR = 1.1  # times the cost of the best known policy: what evolution heeds
 _STALE = 3  # generations in a row without a new policy, after which the space counts as known
 
 
@@ -66,7 +71,7 @@ def seed_rows(table: VariantTable, scores: PolicyScores, goal: Goal, costs: Cost
 def refine(
     evaluation: Evaluation,
     goal: Goal,
-    costs: Costs,
+    costs: WrittenCosts,
     *,
     seeds: np.ndarray,
     strategy: Strategy,
@@ -77,9 +82,11 @@ def refine(
 
     Args:
         evaluation: of the true metric.
-        goal: what is minimised: the first objective; a strategy for several gets the other one too.
+        goal: what is minimised: the first objective; a strategy for several gets the other one too. Where a cost is
+            minimised, what costs over a tenth more than the best policy so far counts as beyond a bound: of the front
+            only that end is of use.
         costs: of policies.
-        seeds: policies to begin with.
+        seeds: policies to begin with, besides the best that are known.
         strategy: not one of several fidelities.
         evaluations: of policies that were not known before, at most one generation more.
         key: consumed.
@@ -96,6 +103,10 @@ def refine(
         )
     table, space = evaluation.table, policy_space(evaluation.table)
     start, stale, generations = evaluation.evaluations, 0, 0
+    if evaluation.evaluations:
+        known = elite(evaluation, goal, costs, _ELITE)
+        goal = _focused(goal, evaluation, costs, known[0])
+        seeds = np.array(list(dict.fromkeys(map(tuple, np.concatenate([known, seeds]).tolist()))), np.int32)
     state = _begin(key, _genes(codes_of_rows(table, seeds)), strategy=strategy, space=space)
     while evaluation.evaluations - start < evaluations and stale < _STALE:
         candidates, state = _ask(state, strategy=strategy, space=space)
@@ -106,6 +117,15 @@ def refine(
         stale = 0 if evaluation.evaluations > before else stale + 1
         generations += 1
     return generations
+
+
+def _focused(goal: Goal, evaluation: Evaluation, costs: WrittenCosts, best: np.ndarray) -> Goal:
+    """A goal that also bounds the cost by the best policy's and a little more, if that one keeps the bounds."""
+    spent = costs.of(best[None])
+    if goal.minimize != goal.cost or goal.judged(evaluation(best[None]), spent)[1][0] > 0:
+        return goal
+    limit = min(goal.costs.get(goal.cost, np.inf), _NEAR * float(spent[goal.cost][0]))
+    return dataclasses.replace(goal, costs={**goal.costs, goal.cost: limit})
 
 
 def _open(table: VariantTable) -> Sequence[int]:

@@ -56,6 +56,7 @@ class PolicyResult:
         rows: every policy that was evaluated, ``[n, decisions]``.
         metrics: theirs on the search data, by name, ``[n]``.
         small: the shrunk model; None where all channels stay.
+        rounds: of iterated allocations.
         generations: of the evolution.
         notes: what could not be done as asked.
     """
@@ -74,6 +75,7 @@ class PolicyResult:
     rows: np.ndarray
     metrics: Mapping[str, np.ndarray]
     small: Shrunk | None
+    rounds: int
     generations: int
     notes: tuple[str, ...]
 
@@ -132,7 +134,8 @@ class PolicyResult:
                 before, after = (stored_bits(self.table.variants[column][v]) for v in (0, variant))
                 share = f"{after / max(1, before):.1%}"
             rows.append([decision.name, decision.label(variant), share, f"{self.scores.values[column][variant]:.3g}"])
-        notes = [str(self.goal), f"{len(self.rows):,} policies evaluated, {self.generations} generations", *self.notes]
+        count = f"{len(self.rows):,} policies evaluated, {self.rounds} rounds, {self.generations} generations"
+        notes = [str(self.goal), count, *self.notes]
         return ["what", "setting", "bits that remain", f"score ({self.scores.name})"], rows, notes
 
     def _comparison(self) -> tuple[list[str], list[list[str]], list[str]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcompress.search import NSGA2
-from jaxcompress.search.policies import Evaluation, Setting, refine, settings, variant_table
+from jaxcompress.search.policies import Evaluation, Setting, WrittenCosts, refine, settings, variant_table
 from jaxcompress.search.policies.goal import Goal
 from tests.search.policies import small
 
@@ -84,9 +84,10 @@ def test_known_policies_are_given_back(table):
 def test_evolution_compiles_nothing_after_its_first_generation(table, compilations):
     evaluation = Evaluation(table, small.evaluate, data=(X, Y))
     goal = Goal("loss", "stored_bits", "loss", "stored_bits", {"stored_bits": 9000}, {})
+    costs = WrittenCosts(table, table.costs, files=False)
     given = {"seeds": table.uniform_rows(), "strategy": NSGA2(population=16)}
-    assert refine(evaluation, goal, table.costs, evaluations=1, key=jax.random.key(0), **given) == 1
+    assert refine(evaluation, goal, costs, evaluations=1, key=jax.random.key(0), **given) == 1
     before = compilations()
-    assert refine(evaluation, goal, table.costs, evaluations=400, key=jax.random.key(1), **given) > 20
+    assert refine(evaluation, goal, costs, evaluations=400, key=jax.random.key(1), **given) > 20
     assert compilations() == before
     assert 16 + 400 <= evaluation.evaluations < 16 + 400 + 16  # the first generation, and at most one more than asked
