@@ -14,6 +14,7 @@ from jaxcompress.search.space import Float, Space
 from jaxcompress.search.spaces.costs import Cost, convolution, dense, divisible, halved, whole
 from jaxcompress.search.spaces.inverted_residual import inverted_residual
 from jaxcompress.search.spaces.limits import limited
+from jaxcompress.search.strategies.checks import whole as whole_numbers
 
 STEM, HEAD = 32, 1280
 WIDTHS = (16, 24, 40, 80, 112, 192, 320)
@@ -80,6 +81,7 @@ class EfficientNet:
     multiple: int = 4
 
     def __post_init__(self) -> None:
+        whole_numbers(self, classes=self.classes, resolution=self.resolution, multiple=self.multiple)
         for name in ("alpha", "beta", "gamma"):
             if not getattr(self, name) >= 1.0:
                 raise ValueError(f"EfficientNet({name}=) must be at least 1, got {getattr(self, name)}")

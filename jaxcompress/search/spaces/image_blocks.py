@@ -12,6 +12,7 @@ import numpy as np
 from jaxcompress.search.space import Choice, Conditional, IntRange, Repeated, Space
 from jaxcompress.search.spaces.costs import Cost, convolution, dense, whole
 from jaxcompress.search.spaces.limits import limited
+from jaxcompress.search.strategies.checks import whole as whole_numbers
 
 KINDS = ("plain", "residual", "inception", "dilated")
 SPLITS = ((2, 4, 1, 1), (4, 2, 1, 1), (2, 2, 2, 2), (1, 3, 3, 1), (0, 4, 4, 0), (0, 8, 0, 0))
@@ -70,6 +71,7 @@ class ImageBlocks:
     splits: tuple[tuple[int, int, int, int], ...] = SPLITS
 
     def __post_init__(self) -> None:
+        whole_numbers(self, classes=self.classes, channels=self.channels, size=self.size, stages=self.stages)
         if odd := [width for width in self.widths if width % 16]:
             raise ValueError(f"ImageBlocks(widths=): {odd[0]} is no multiple of 16, which Inception's branches need")
         if bad := [split for split in self.splits if len(split) != 4 or sum(split) != 8 or min(split) < 0]:

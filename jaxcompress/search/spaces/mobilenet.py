@@ -12,6 +12,7 @@ from jaxcompress.search.space import Choice, Repeated, Space
 from jaxcompress.search.spaces.costs import Cost, convolution, dense, divisible, halved, whole
 from jaxcompress.search.spaces.inverted_residual import inverted_residual
 from jaxcompress.search.spaces.limits import limited
+from jaxcompress.search.strategies.checks import whole as whole_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,12 @@ class MobileNet:
     first: int = 16
     last: int = 960
     features: int | None = 1280
+
+    def __post_init__(self) -> None:
+        features = 1 if self.features is None else self.features
+        whole_numbers(self, classes=self.classes, stem=self.stem, first=self.first, last=self.last, features=features)
+        if wrong := [stage for stage in self.stages if stage.stride not in (1, 2) or stage.width < 1]:
+            raise ValueError(f"MobileNet(stages=): {wrong[0]} needs a width of at least 1 and a stride of 1 or 2")
 
     def space(self, *, parameters: float | None = None, flops: float | None = None) -> Space:
         """``width``, ``resolution``, and of each stage its ``blocks``; with limits where they are given."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxcompress.search.space import Choice, Repeated, Space
 from jaxcompress.search.spaces.costs import Cost, convolution, dense
 from jaxcompress.search.spaces.limits import limited
+from jaxcompress.search.strategies.checks import whole
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
@@ -49,6 +50,9 @@ class NasBench201:
     channels: int = 16
     cells: int = 5
     size: int = 32
+
+    def __post_init__(self) -> None:
+        whole(self, classes=self.classes, channels=self.channels, cells=self.cells, size=self.size)
 
     def space(self, *, parameters: float | None = None, flops: float | None = None) -> Space:
         """One variable, ``edges``: int32 ``[6]`` when decoded. With limits where they are given."""

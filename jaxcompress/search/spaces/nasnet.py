@@ -12,6 +12,7 @@ from jaxcompress.search.space import Choice, IntRange, Space
 from jaxcompress.search.spaces.cell_operations import NASNET, check_operations, operation_cost
 from jaxcompress.search.spaces.costs import Cost, convolution, dense
 from jaxcompress.search.spaces.limits import limited
+from jaxcompress.search.strategies.checks import whole
 
 SIDES = ("left", "right")
 
@@ -61,6 +62,8 @@ class NasNet:
     size: int = 32
 
     def __post_init__(self) -> None:
+        whole(self, blocks=self.blocks, classes=self.classes, channels=self.channels)
+        whole(self, normal=self.normal, size=self.size)
         check_operations(self.operations)
         if unknown := set(self.combine) - {"add", "concat"}:
             raise ValueError(f"NasNet(combine=): {sorted(unknown)[0]!r} is neither 'add' nor 'concat'")

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxcompress.search.space import Choice, Conditional, Float, IntRange, Repeated, Space
 from jaxcompress.search.spaces.costs import Cost, dense, whole
 from jaxcompress.search.spaces.limits import limited
+from jaxcompress.search.strategies.checks import whole as whole_numbers
 
 KINDS = ("cnn", "lstm", "gru")
 
@@ -59,6 +60,10 @@ class Text:
     branches: int = 4
     units: tuple[int, ...] = (32, 64, 128)
     layers: int = 3
+
+    def __post_init__(self) -> None:
+        whole_numbers(self, vocabulary=self.vocabulary, classes=self.classes, length=self.length)
+        whole_numbers(self, branches=self.branches, layers=self.layers)
 
     def space(self, *, parameters: float | None = None, flops: float | None = None) -> Space:
         """``embedding``, ``dropout``, ``kind``, and ``convolutional`` or ``recurrent``; with limits where given."""

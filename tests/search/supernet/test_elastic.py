@@ -198,6 +198,10 @@ def test_mistakes_are_named():
         conv.apply(variables, x, kernel=5)
     with pytest.raises(ValueError, match="width must be 1 to 4, got 5"):
         conv.apply(variables, x, width=5)
+    with pytest.raises(TypeError, match=r"width must be a whole number, got 2\.5"):
+        conv.apply(variables, x, width=2.5)
+    with pytest.raises(ValueError, match="a depthwise layer of 4 features reads as many channels, got 3"):
+        ElasticConv(4, (3,), depthwise=True).init(jax.random.key(0), x)
     with pytest.raises(ValueError, match="the input has 4 channels, the kernel reads 3; initialize with the largest"):
         conv.apply(variables, data(1, 8, 8, 4))
     with pytest.raises(ValueError, match="what can be skipped must keep shape"):

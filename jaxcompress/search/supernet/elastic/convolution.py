@@ -40,7 +40,8 @@ class ElasticConv(Weighted):
         transform: False takes centres as they are.
 
     Raises:
-        ValueError: if sizes are not odd and ascending, or a static choice is not there.
+        ValueError: if sizes are not odd and ascending, a static choice is not there, or a depthwise layer is made
+            for other channels than it has features.
 
     Example:
         >>> layer = ElasticConv(4, (3, 5))
@@ -70,7 +71,7 @@ class ElasticConv(Weighted):
                 slices has the channels of its input.
             kernel: the kernel size, likewise; an array must hold one of ``kernel_sizes``.
         """
-        self._check(kernel)
+        self._check(kernel, x.shape[-1])
         checked_width(self, width, self.features)
         channels = 1 if self.depthwise else x.shape[-1]
         shape = (*(self.kernel_sizes[-1],) * self.ndim, channels, self.features)
@@ -90,12 +91,17 @@ class ElasticConv(Weighted):
         )
         return self.finished(y, bias, width)
 
-    def _check(self, kernel: Choice) -> None:
+    def _check(self, kernel: Choice, channels: int) -> None:
         sizes = self.kernel_sizes
         if not sizes or any(size % 2 == 0 for size in sizes) or list(sizes) != sorted(set(sizes)):
             raise ValueError(f"ElasticConv {self.name!r}: kernel_sizes must be odd and ascending, got {sizes}")
         if self.ndim not in _LAYOUTS:
             raise ValueError(f"ElasticConv {self.name!r}: ndim must be 1, 2 or 3, got {self.ndim}")
+        if self.depthwise and self.is_initializing() and channels != self.features:
+            raise ValueError(
+                f"ElasticConv {self.name!r}: a depthwise layer of {self.features} features reads as many channels, got "
+                f"{channels}; initialize with the largest genome"
+            )
         if kernel is not None and is_static(kernel) and kernel not in sizes:
             raise ValueError(f"ElasticConv {self.name!r}: kernel must be one of {sizes}, got {kernel}")
 

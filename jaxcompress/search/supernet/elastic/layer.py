@@ -72,8 +72,11 @@ def checked_width(layer: nn.Module, width: Choice, most: int) -> Choice:
     """A width that a layer has.
 
     Raises:
+        TypeError: for a Python number that is no whole one.
         ValueError: if a static one is out of range.
     """
+    if isinstance(width, float | np.floating):
+        raise TypeError(f"{type(layer).__name__} {layer.name!r}: width must be a whole number, got {width}")
     if width is not None and is_static(width) and not 1 <= width <= most:
         raise ValueError(f"{type(layer).__name__} {layer.name!r}: width must be 1 to {most}, got {width}")
     return width

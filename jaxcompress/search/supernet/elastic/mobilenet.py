@@ -84,9 +84,10 @@ class ElasticInvertedResidual(nn.Module):
 class ElasticMobileNet(nn.Module):
     """The once-for-all network of a `MobileNet` space: all of its candidates share these weights.
 
-    What a candidate costs is what ``family.costs`` says: parameters and FLOPs of the network that `extract` cuts out
-    are the same numbers. As in MobileNetV3 the first block and the first stages have ReLU and the rest hard swish. A
-    block is added to its input where its stride is 1 and the space names as many channels before it as behind it.
+    What a candidate costs is what ``family.costs`` says: for images of three channels, parameters and FLOPs of the
+    network that `extract` cuts out are the same numbers. As in MobileNetV3 the first block and the first stages have
+    ReLU and the rest hard swish. A block is added to its input where its stride is 1 and the space names as many
+    channels before it as behind it.
 
     The resolution is that of the images: hand each candidate images of its ``resolution``, in one program for each
     size (a runtime array cannot change shapes); a space with one resolution has one program.
