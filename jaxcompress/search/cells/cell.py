@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxcompress.search.cells.operations import NAS_BENCH_201, Operation
 from jaxcompress.search.darts.relaxation import mixed
+from jaxcompress.search.strategies.checks import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,12 @@ class Cell:
 
     nodes: int = 4
     operations: tuple[Operation, ...] = NAS_BENCH_201
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a cell without edges, or edges without operations."""
+        whole(self, least=2, nodes=self.nodes)
+        if not self.operations:
+            raise ValueError("Cell(operations=) must name what an edge can be, got ()")
 
     @property
     def edges(self) -> tuple[tuple[int, int], ...]:

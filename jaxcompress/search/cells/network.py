@@ -15,6 +15,7 @@ from jax import lax
 from jaxcompress.search.cells.cell import Cell
 from jaxcompress.search.cells.operations import batch_norm, convolve, kernel
 from jaxcompress.search.space import Choice, Repeated, Space
+from jaxcompress.search.strategies.checks import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,11 @@ class CellNetwork:
     cells: int = 5
     inputs: int = 3
     cell: Cell = dataclasses.field(default_factory=Cell)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes that cannot be."""
+        whole(self, classes=self.classes, channels=self.channels, stages=self.stages, inputs=self.inputs)
+        whole(self, least=0, cells=self.cells)
 
     @property
     def space(self) -> Space:

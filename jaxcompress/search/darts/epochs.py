@@ -87,13 +87,18 @@ def search(
         Weights, architecture parameters and the course of the search.
 
     Raises:
-        ValueError: for batches larger than a split; for an epoch whose losses are no numbers.
+        ValueError: for settings that cannot be; for batches larger than a split; for an epoch whose losses are no
+            numbers.
 
     References:
         Liu et al., 2019, algorithm 1 with xi = 0. https://arxiv.org/abs/1806.09055
     """
     if epochs < 1:
         raise ValueError(f"darts.search(epochs={epochs}): at least one epoch is needed")
+    if batch_size < 1:
+        raise ValueError(f"darts.search(batch_size={batch_size}): at least one row is needed")
+    if decisiveness < 0:
+        raise ValueError(f"darts.search(decisiveness={decisiveness}) must be 0 or more; below, it would reward doubt")
     rows, others = rows_of(train, "train"), rows_of(validation, "validation")
     steps = max(rows // batch_size, 1)
     bilevel = Bilevel(

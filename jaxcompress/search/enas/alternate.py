@@ -129,7 +129,9 @@ def alternate(
         Weights, controller, and the course of the search.
 
     Raises:
-        ValueError: for steps or batches that cannot be; for a round in which no weight step had a finite gradient.
+        TypeError: for a strategy that is no `ENAS`.
+        ValueError: for rounds, steps or batches that cannot be; for a round in which no weight step had a finite
+            gradient.
 
     Example:
         An elastic module whose batch normalizations are in training mode; what they would note is dropped::
@@ -141,13 +143,19 @@ def alternate(
         Pham et al., 2018, sections 2.2 and 2.3. https://arxiv.org/abs/1802.03268
     """
     stages = (GrowthStage(rounds),) if isinstance(rounds, int) else tuple(rounds)
+    if not stages or not all(isinstance(stage, GrowthStage) for stage in stages):
+        raise ValueError(f"alternate(rounds={rounds!r}): a number of rounds, or some GrowthStages")
+    strategy = ENAS() if strategy is None else strategy
+    if not isinstance(strategy, ENAS):
+        raise TypeError(f"alternate(strategy=) must be an ENAS, whose policy draws the subnets, got {strategy!r}")
+    if batch_size < 1:
+        raise ValueError(f"alternate(batch_size={batch_size}) must be at least 1")
     tables = [allowed_values(space, stage.limits) for stage in stages]
     plan = [table for stage, table in zip(stages, tables, strict=True) for _ in range(stage.rounds)]
     steps = max(rows_of(train, "train") // batch_size, 1) if weight_steps is None else weight_steps
     for name, value in (("samples", samples), ("weight_steps", steps), ("controller_steps", controller_steps)):
         if value < 1:
             raise ValueError(f"alternate({name}={value}) must be at least 1")
-    strategy = ENAS() if strategy is None else strategy
     optimizer = weight_optimizer(steps * len(plan)) if optimizer is None else optimizer
     alternation = Alternation(space, apply, loss, error, strategy, optimizer, samples, batch_size, where)
     weights, controller = jax.jit(alternation.train_weights), jax.jit(alternation.train_controller)

@@ -34,6 +34,8 @@ class Bounds:
 
     def __post_init__(self) -> None:
         """Raises ValueError for bounds that no network keeps."""
+        if len(self.image) != 3 or min(self.image) < 1:
+            raise ValueError(f"image must be (height, width, channels), each 1 or more, got {self.image}")
         if self.layers < 1 or self.outputs < 1 or self.stride < 0:
             raise ValueError(f"layers and outputs must be 1 or more and stride 0 or more, got {self}")
         if self.kernel < 1 or self.kernel % 2 == 0:

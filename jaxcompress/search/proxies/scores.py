@@ -25,6 +25,9 @@ def nwot_score(activations: Sequence[jax.Array] | jax.Array) -> jax.Array:
     Returns:
         A float scalar; higher is better.
 
+    Raises:
+        ValueError: without activations.
+
     Example:
         >>> x = jnp.array([[1.0, -1.0, 2.0], [1.0, 1.0, -2.0]])
         >>> round(float(nwot_score(x)), 4)  # log(3 * 3 - 1 * 1)
@@ -34,6 +37,8 @@ def nwot_score(activations: Sequence[jax.Array] | jax.Array) -> jax.Array:
         Mellor et al., Neural architecture search without training, ICML 2021, equation 2. https://arxiv.org/abs/2006.04647
     """
     listed = [activations] if isinstance(activations, jax.Array) else list(activations)
+    if not listed:
+        raise ValueError("nwot_score: no activations; give those of one layer at least")
     found = [agreement(x.reshape(len(x), -1)) for x in listed]
     return log_determinant(jax.tree.map(lambda first, *others: sum(others, first), *found))
 

@@ -104,3 +104,18 @@ def test_choices_of_another_shape_are_an_error():
     params = NETWORK.init(jax.random.key(1))
     with pytest.raises(ValueError, match=r"choice has shape \(5,\); this cell takes int \[6\].*or float \[6, 5\]"):
         NETWORK.apply(params, {"edges": jnp.zeros(5, jnp.int32)}, image(2, 6, 6, 1))
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Cell(nodes=1), r"Cell\(nodes=\) must be an integer of at least 2, got 1"),
+        (lambda: Cell(operations=()), "must name what an edge can be"),
+        (lambda: CellNetwork(classes=0), r"CellNetwork\(classes=\) must be an integer of at least 1, got 0"),
+        (lambda: CellNetwork(inputs=1.5), r"CellNetwork\(inputs=\) must be an integer of at least 1, got 1.5"),
+        (lambda: CellNetwork(cells=-1), r"CellNetwork\(cells=\) must be an integer of at least 0, got -1"),
+    ],
+)
+def test_sizes_that_cannot_be(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()

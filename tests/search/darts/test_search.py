@@ -109,6 +109,10 @@ def test_what_it_refuses():
     call = partial(darts.search, apply, *start(), loss=mse, key=jax.random.key(0), validation=good)
     with pytest.raises(ValueError, match=r"epochs=0\): at least one"):
         call(train=good, epochs=0)
+    with pytest.raises(ValueError, match=r"batch_size=0\): at least one row"):
+        call(train=good, epochs=1, batch_size=0)
+    with pytest.raises(ValueError, match=r"decisiveness=-1\.0\) must be 0 or more"):
+        call(train=good, epochs=1, decisiveness=-1.0)
     with pytest.raises(ValueError, match=r"batch_size=500 has to be between 1 and the 128 rows"):
         call(train=good, epochs=1, batch_size=500)
     with pytest.raises(ValueError, match=r"train has to be arrays with one number of rows.*\(128,\), \(64,\)"):

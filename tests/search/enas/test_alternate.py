@@ -163,6 +163,13 @@ def test_what_it_refuses():
     options |= {"samples": 2, "strategy": STRATEGY}  # the programs of `searched`
     with pytest.raises(ValueError, match=r"alternate\(samples=0\) must be at least 1"):
         alternate(SPACE, apply, params(), train=train, **(options | {"samples": 0}))
+    with pytest.raises(ValueError, match=r"alternate\(batch_size=0\) must be at least 1"):
+        alternate(SPACE, apply, params(), train=train, **(options | {"batch_size": 0}))
+    for rounds in ((), [3]):
+        with pytest.raises(ValueError, match="a number of rounds, or some GrowthStages"):
+            alternate(SPACE, apply, params(), train=train, **(options | {"rounds": rounds}))
+    with pytest.raises(TypeError, match="must be an ENAS, whose policy draws the subnets, got 'ENAS'"):
+        alternate(SPACE, apply, params(), train=train, **(options | {"strategy": "ENAS"}))
     with pytest.raises(ValueError, match=r"GrowthStage\(rounds=0\)"):
         GrowthStage(0)
     with pytest.raises(ValueError, match="no weight step of round 0 had a finite gradient"):

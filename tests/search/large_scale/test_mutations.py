@@ -165,6 +165,7 @@ def test_parameters_by_hand():
     [
         ({"kernel": 4}, "kernel must be odd, got 4"),
         ({"channels": 2, "image": (4, 4, 3)}, "channels=2 cannot hold the 3 channels"),
+        ({"image": (4, 4)}, r"image must be \(height, width, channels\), each 1 or more, got \(4, 4\)"),
         ({"layers": 0}, "layers and outputs must be 1 or more"),
     ],
 )
