@@ -72,6 +72,18 @@ def iterate(
     Raises:
         ValueError: if no policy of allowed variants was evaluated before.
 
+    Example:
+        >>> from jaxcompress.search.policies import Setting, sweep, variant_table
+        >>> x = jax.random.normal(jax.random.key(0), (64, 8))
+        >>> params = {"a": jnp.eye(8) + 0.01 * x[:8], "b": 9 * x[8:16]}
+        >>> fn = lambda p, x: x @ p["a"] + x @ p["b"]
+        >>> table = variant_table(fn, params, {"**": [Setting(bits=2), Setting(bits=8)]}, inputs=(x,))
+        >>> evaluation = Evaluation(table, jc.factorize.output_error(fn, params, [x]))
+        >>> scores, start = sweep(evaluation), evaluation(table.uniform_rows())
+        >>> goal = Goal("error", "stored_bits", "error", "stored_bits", {"stored_bits": 1200}, {})
+        >>> iterate(evaluation, goal, WrittenCosts(table, table.costs), scores, evaluations=20).row.tolist()
+        [1, 2]
+
     References:
         The scores are those of Dong et al., 2020 (HAWQ-V2, https://arxiv.org/abs/1911.03852) taken by the metric and
         around another point; solving the linearised program again around its solution is sequential linear programming

@@ -74,6 +74,20 @@ def test_the_front_is_that_of_all_policies(found):
     assert (np.diff(numbers["loss"]) < 0).all()
 
 
+def test_scores_are_taken_again_before_evolution(found):
+    assert found.rounds >= 1
+    assert f"{found.rounds} rounds" in repr(found)
+
+
+def test_another_search_takes_the_table_of_this_one(found):
+    given = {"choices": found.table, "budget": {"stored_bits": 6500}, "key": KEY, "data": data(1), "metric": "loss"}
+    again = jc.search.policy(found.table.fn, found.table.params, small.evaluate, **given, **{**SMALL, "evaluations": 0})
+    assert again.table is found.table
+    assert found.predicted["loss"] <= again.predicted["loss"]
+    with pytest.raises(ValueError, match="choices= is a table of another network"):
+        jc.search.policy(small.fn, uneven(), small.evaluate, **given, **SMALL)
+
+
 def test_it_is_shown_and_saved(found, tmp_path):
     text = repr(found)
     assert "least loss with stored_bits <= 6,500" in text
