@@ -170,7 +170,8 @@ def _proposals(
     """Solutions of the integer program in trust regions, and pairs of moves."""
     counted = _with_changes(costs, best, local.table.cardinalities)
     spent = float(costs.of(best[None])[goal.cost][0])
-    limit = goal.costs.get(goal.cost, np.inf)
+    usual = float(costs.of(local.table.uniform_rows())[goal.cost].max())
+    limit = goal.costs.get(goal.cost, max(spent, usual))
     levels = [spent * (1 - step) for step in _STEPS] if goal.minimize == goal.cost else [limit, spent]
     budgets = [
         {**goal.costs, goal.cost: min(level, limit), **({_CHANGED: changes} if changes else {})}

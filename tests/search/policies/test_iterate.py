@@ -90,6 +90,13 @@ def test_it_keeps_to_its_evaluations_and_compiles_nothing_anew(table, compilatio
         iterate(Evaluation(table, loss), goal, costs, scores, evaluations=100)
 
 
+def test_a_metric_is_made_small_without_a_bound_on_costs(table):
+    evaluation, scores, _, costs = begun(table, 0.02)
+    goal = Goal("error", "stored_bits", "error", "stored_bits", {}, {"error": 1.0})
+    found = iterate(evaluation, goal, costs, scores, evaluations=200)
+    assert evaluation(found.row[None])["error"][0] <= evaluation(table.uniform_rows())["error"].min()
+
+
 def test_bytes_are_those_of_files(table):
     costs = WrittenCosts(table, table.costs)
     rows = table.uniform_rows()[1:3]  # 4 and 8 bits
