@@ -28,6 +28,9 @@ class GrowthStage:
     Args:
         rounds: how long.
         limits: what there is, by path: `jaxcompress.search.allowed_values`. None: everything.
+
+    Raises:
+        ValueError: without a round.
     """
 
     rounds: int

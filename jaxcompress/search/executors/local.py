@@ -45,13 +45,16 @@ class Chunked(Executor):
 
     Args:
         size: candidates in a chunk. The last one is filled up with copies.
+
+    Raises:
+        ValueError: for a size that is no positive int.
     """
 
     size: int = 16
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or self.size < 1:
-            raise ValueError(f"size must be a positive int, got {self.size!r}")
+            raise ValueError(f"Chunked(size=) must be a positive int, got {self.size!r}")
 
     def population(self, one: One) -> Population:
         """See `Executor`."""

@@ -27,13 +27,18 @@ class Sharded(Executor):
 
     Args:
         mesh: devices to use, along its only axis; by default all there are.
+
+    Raises:
+        ValueError: for a mesh of several axes.
     """
 
     mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
         if self.mesh is not None and len(self.mesh.axis_names) != 1:
-            raise ValueError(f"mesh must have one axis, got {self.mesh.axis_names}: jax.make_mesh((n,), ('all',))")
+            raise ValueError(
+                f"Sharded(mesh=) must have one axis, as jax.make_mesh((n,), ('all',)), got {self.mesh.axis_names}"
+            )
 
     def population(self, one: One) -> Population:
         """See `Executor`."""

@@ -22,6 +22,9 @@ class Conditional:
             outwards. Elements of a `Repeated` are ``name/0``, ``name/1``; a variable number of them is ``name/count``.
         equals: the value, or a tuple of values, at which it exists.
 
+    Raises:
+        TypeError: if ``on`` is no path. Whether there is such a variable, and such values, `Space` checks.
+
     Example:
         >>> from jaxcompress.search.space import Choice, Float, Space
         >>> momentum = Conditional(Float(0.0, 0.99), on="optimizer", equals="sgd")

@@ -60,6 +60,9 @@ class MobileNet:
         last: channels of the last convolution.
         features: width of the layer before the classifier; None for no such layer.
 
+    Raises:
+        ValueError: for sizes below 1, or strides other than 1 and 2.
+
     Example:
         >>> MobileNet().space().size == (9**2 + 9**3 + 9**4) ** 5  # about 2e19
         True

@@ -189,7 +189,11 @@ class ENAS:
         return score_all(state.controller, self.rules(space), genes.codes).log_probability
 
     def grow(self, state: ENASState, allowed: jax.Array) -> ENASState:
-        """The state in a network that has the values of `jaxcompress.search.allowed_values`; what was learned stays."""
+        """The state in a network that has the values of `jaxcompress.search.allowed_values`; what was learned stays.
+
+        Raises:
+            ValueError: for a table of another space.
+        """
         if allowed.shape != state.allowed.shape:
             raise ValueError(f"allowed has shape {allowed.shape}, this space {state.allowed.shape}: see allowed_values")
         return state._replace(allowed=allowed)

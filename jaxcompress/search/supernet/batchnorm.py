@@ -116,12 +116,15 @@ def batch_statistics(fn: Callable[..., Any], params: Any, *inputs: Any, **kwargs
 
     Returns:
         Means and biased variances, float32, by their paths in ``params``.
+
+    Raises:
+        ValueError: if there is no batch normalization, or one is where `recalibrated` does not support it.
     """
     found = find_normalizations(fn, params, *inputs, **kwargs)
     if not found:
         raise ValueError(
-            "recalibrated: found no batch normalization; is fn in evaluation mode (train=False, "
-            "use_running_average=True)? With a training pass, jaxcompress.prune.reestimate_batchnorm needs no finding"
+            "found no batch normalization; is fn in evaluation mode (train=False, use_running_average=True)? With a "
+            "training pass, jaxcompress.prune.reestimate_batchnorm needs no finding"
         )
     _refuse_shared(found)
     count = len(split_static(fn, (params,), {})[1])

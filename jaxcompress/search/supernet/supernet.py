@@ -238,6 +238,9 @@ class Supernet:
     def uniform(self, width: float) -> Genes:
         """The genes that keep of every group the least that is ``width`` of it or more; all of the depth.
 
+        Raises:
+            ValueError: if the width is not in ``(0, 1]``.
+
         Example:
             >>> fn = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]
             >>> params = {"a": jnp.ones((2, 4)), "b": jnp.ones((4, 1))}

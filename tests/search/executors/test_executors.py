@@ -103,7 +103,7 @@ def test_names_and_settings_are_checked():
         population_evaluator(trained, "pmap")
     with pytest.raises(TypeError, match="a name or an Executor, got 3"):
         population_evaluator(trained, 3)
-    with pytest.raises(ValueError, match="size must be a positive int, got 0"):
+    with pytest.raises(ValueError, match=r"Chunked\(size=\) must be a positive int, got 0"):
         Chunked(0)
     with pytest.raises(ValueError, match="one axis"):
         Sharded(jax.make_mesh((2, 4), ("a", "b"), (AxisType.Auto,) * 2))
