@@ -264,9 +264,7 @@ def test_genes_of_another_space_are_refused():
     for method in (other.decode, other.config, other.active, other.canonical, lambda g: other.mutate(key, g)):
         with pytest.raises(ValueError, match=r"genes of another space: .* not \[..., 1\], \[..., 1\]"):
             method(genes)
-        with pytest.raises(
-            TypeError, match=r"expected Genes, as .* make them, got {'a': 1}"
-        ):
+        with pytest.raises(TypeError, match=r"expected Genes, as .* make them, got {'a': 1}"):
             method({"a": 1})
     three, two = (Genes(jnp.zeros((n, 1), jnp.int32), jnp.zeros((n, 1))) for n in (3, 2))
     with pytest.raises(ValueError, match=r"crossover: \(3,\) parents cannot meet \(2,\) partners"):
