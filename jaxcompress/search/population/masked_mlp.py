@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcompress.search.population.masks import checked_widths, drawn, units
+from jaxcompress.search.population.masks import checked_widths, drawn, require_sizes, units
 
 Layers = Mapping[str, Any]
 
@@ -54,6 +54,10 @@ class MaskedMLP:
     depth: int
     drawn_at: tuple[int, int] | None = None
     activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a network that cannot be."""
+        require_sizes(self, inputs=self.inputs, outputs=self.outputs, width=self.width, depth=self.depth)
 
     def init(self, layers: Layers, key: jax.Array) -> dict[str, Any]:
         """Parameters: He et al.'s for the hidden layers by the candidate's own fan-in, zeros in the padding."""

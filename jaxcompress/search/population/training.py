@@ -76,10 +76,14 @@ class Training:
     batch_size: int
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a setting that cannot be carried out."""
+        """Raises ValueError or TypeError for a setting that cannot be carried out."""
+        for name in ("init", "loss", "optimizer"):
+            if not callable(value := getattr(self, name)):
+                way = ": optimizer(candidate, steps) makes one for each candidate, see from_candidate"
+                raise TypeError(f"Training: {name} must be a function, got {value!r}{way * (name == 'optimizer')}")
         for name in ("steps", "batch_size"):
             if not isinstance(value := getattr(self, name), int) or value < 1:
-                raise ValueError(f"{name} must be an integer of 1 or more, got {value!r}")
+                raise ValueError(f"Training: {name} must be an integer of 1 or more, got {value!r}")
 
     def fit(self, candidate: Any, key: jax.Array, data: Any, *, fidelity: Any = None, params: Any = None) -> Trained:
         """Trains one candidate; `jit`, `vmap` and every executor accept it.

@@ -165,5 +165,7 @@ def test_errors_name_what_is_wrong():
         population.train_population(training(MLP), candidates, KEYS, nth(data, slice(2)))
     with pytest.raises(ValueError, match="steps must be an integer of 1 or more, got 0"):
         training(MLP, steps=0)
+    with pytest.raises(TypeError, match=r"optimizer must be a function, got Grad.*see from_candidate"):
+        dataclasses.replace(training(MLP), optimizer=optax.sgd(0.1))
     with pytest.raises(KeyError, match="no 'speed': at 'speed' there is"):
         population.from_candidate(optax.sgd, learning_rate="speed")(nth(candidates, 0), 1)
