@@ -111,7 +111,7 @@ def gain_rows(subject: Subject, *, seeds: int) -> Rows:
     return [
         row(f"policy bytes gain {name}", mean("gain"), "fraction", "target", TARGET),
         row(f"policy bytes gain {name}, worst seed", min(one.gain for one in found), "fraction", "target", TARGET),
-        row(f"policy bytes gain {name}, uniform interpolated", mean("strict"), "fraction", "target", TARGET),
+        row(f"policy bytes gain {name}, uniform interpolated", mean("strict"), "fraction", "gain", mean("gain")),
         row(f"policy {name} bytes", mean("policy_bytes"), "bytes", best, mean("uniform_bytes")),
         row(f"policy {name} held-out error", mean("policy_error"), "%", best, mean("uniform_error")),
         row(f"policy {name} dense held-out error", mean("dense_error"), "%", "policy", mean("policy_error")),
