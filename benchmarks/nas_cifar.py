@@ -9,8 +9,8 @@ between an expansion by 2 or 4 and a projection), the window of the first convol
 label smoothing (`benchmarks.cifar_networks.space`). The ResNet is in the space, and its learning rate, weight decay and
 label smoothing are searched too.
 
-Budget, meant for at most 30 minutes on two idle CPU cores for all of it (not measured idle; the kept run stood beside
-other jobs, so its minutes are longer, and its processor minutes are told too):
+Budget, meant for at most 30 minutes on two idle CPU cores for all of it (not measured idle: the kept run took
+62 minutes beside other jobs, and 38 minutes of the processor's time):
 
 | part | what |
 |---|---|
@@ -31,6 +31,7 @@ What to know before reading the figures:
   both searches, some 9,600 steps, are half an hour of one core against a quarter of an hour.
 - Multiply-adds are those of convolutions and of the last layer. The scales and offsets of batch normalization are
   counted as parameters. Its statistics are taken over training images after the training.
+- The network that was found begins with a stride of 2, and has twice the parameters of the ResNet.
 - One search of either kind; errors are means of two final trainings.
 """
 

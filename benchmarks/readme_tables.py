@@ -49,6 +49,7 @@ HEADLINES = (
     *(("policy_search", f"policy bytes gain {net}") for net in ("lenet5", "resnet20", "llama")),
     ("population_training", "population training speedup"),
     *(("nas_mnist", f"nas mnist {metric}") for metric in ("error", "parameter fraction")),
+    *(("nas_cifar", f"nas cifar {metric}") for metric in ("error", "flops")),
     ("embeddings", "trec product codes fitted accuracy"),
     ("masks", "per layer time"),
     *(("lift_overhead", f"llama {metric}") for metric in ("HLO flops", "fresh tracing, int8 leaves")),
