@@ -16,8 +16,8 @@ is: candidates per second against their number, 1 to 4,096, side by side (``vmap
 
 Full run (1,024 perceptrons, 4,096 convolutional networks, 12 of each alone): about 3 minutes on two idle cores; quick
 (256, 512, 4): under one. The speedup grows with the number of candidates that share the compilation: it was 49 with
-2,048 convolutional networks. What one alone takes varies: medians of 0.53 to 0.84 s were seen on an idle machine, which
-makes 55 to 86 of the same run. Many of these, of one layer or with a small learning rate, learn little in 100 steps; the
+2,048 convolutional networks. What one alone takes varies: medians of 0.53 to 0.84 s were seen, idle machine, so the
+same run of ours is 55 to 86. Many of these, of one layer or with a small learning rate, learn little in 100 steps; the
 errors of both sides stand beside the speed.
 """
 
