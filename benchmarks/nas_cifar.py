@@ -93,7 +93,7 @@ QUICK = Budget(candidates=2, recipes=2, drawn=0, eta=2, steps=4, epochs=1, seeds
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.nas_cifar", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="500 digits, a few steps, no random search; keeps no results")
+    parser.add_argument("--quick", action="store_true", help="a few steps, no random search; keeps no results")
     parser.add_argument("--json", metavar="PATH", help="also write the rows to this file")
     options = parser.parse_args(arguments)
     if options.quick:
