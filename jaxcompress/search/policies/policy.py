@@ -66,7 +66,8 @@ def policy(
     3. The exact policies of least summed scores, under budgets from the smallest possible on, and all uniform policies
        are the beginning (`allocate`).
     4. Scores are taken again around the best policy so far and allocated again, until that gains nothing (`iterate`);
-       evolution on the true metric has what is left of the evaluations (`refine`). From here on bytes are of files.
+       evolution on the true metric has what is left of the evaluations (`refine`). From here on bytes are those of
+       written files; where the network has more than 16 MiB, only for the 64 best, in the next step.
     5. The best are made real (`realize`), measured again, and the best of them that really keeps the bounds is chosen.
        It, and the best uniform policy, are judged on ``report_data``.
 
@@ -160,6 +161,7 @@ def policy(
     metrics = evaluation(table.dense_row[None])
     goal = goal_of(budget, costs=costs, dense=dense.predicted, metrics=metrics, metric=metric, minimize=minimize)
     written = WrittenCosts(table, costs, files="bytes" in (goal.cost, *goal.costs))
+    searched = written if dense.predicted["bytes"] <= _SMALL else WrittenCosts(table, costs, files=False)
     found = _scores(scores, evaluation, goal)
     if goal.costs:
         allocate(found, goal.costs, costs=costs)  # refuses what cannot be met, before anything is searched
@@ -168,10 +170,10 @@ def policy(
     rounds = generations = 0
     if evaluations and any(len(allowed) > 1 for allowed in table.allowed):
         before = evaluation.evaluations
-        rounds = iterate(evaluation, goal, written, found, evaluations=evaluations).rounds
+        rounds = iterate(evaluation, goal, searched, found, evaluations=evaluations).rounds
         left = evaluations - (evaluation.evaluations - before)
         chosen = NSGA2(population=64) if strategy is None else strategy
-        generations = refine(evaluation, goal, written, seeds=seeds, strategy=chosen, evaluations=left, key=key)
+        generations = refine(evaluation, goal, searched, seeds=seeds, strategy=chosen, evaluations=left, key=key)
     best, realized = work.best(goal, written, evaluation.known[0], finalists)
     uniform = work.best_uniform(goal)
     rows, metrics = evaluation.known
@@ -275,6 +277,7 @@ class _Work:
 
 
 _WRITTEN = 64  # of the best by predicted bytes, that are ordered by the bytes of files
+_SMALL = 1 << 24  # bytes of a network up to which a file is written for every policy: half a second each
 _MORE = 5  # further candidates that are made real while none keeps the bounds
 
 

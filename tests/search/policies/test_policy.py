@@ -1,5 +1,7 @@
 """The whole search: what it promises of the policy it chooses."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from jaxcompress.search.policies.goal import Goal, goal_of
 from jaxcompress.search.policies.latency import with_latency
 from jaxcompress.search.policies.policy import _keeps
 from jaxcompress.search.policies.result import Judgement
+from jaxcompress.search.policies.sizes import file_bytes
 from tests.search.policies import small
 
 SEARCH, REPORT = small.data(1), small.data(2)
@@ -54,6 +57,24 @@ def test_without_data_to_fit_to_predictions_are_exact(found):
     assert found.predicted["loss"] == pytest.approx(found.real["loss"], rel=1e-4)
     assert found.predicted["bytes"] == pytest.approx(found.real["bytes"], rel=0.1)
     assert found.dense.report["loss"] == 0
+
+
+@pytest.mark.parametrize("most", [1 << 24, 0])
+def test_files_of_large_networks_are_written_for_the_best_only(monkeypatch, most):
+    written = []
+
+    def counted(model, coder):
+        written.append(model)
+        return file_bytes(model, coder)
+
+    monkeypatch.setattr("jaxcompress.search.policies.written.file_bytes", counted)
+    monkeypatch.setattr(importlib.import_module("jaxcompress.search.policies.policy"), "_SMALL", most)
+    found = jc.search.policy(
+        small.fn, uneven(), small.evaluate, choices=CHOICES, budget={"bytes": 800}, key=KEY,
+        data=data(1), metric="loss", strategy=jc.search.NSGA2(population=24), **SMALL,
+    )  # fmt: skip
+    assert found.real["bytes"] <= 800
+    assert (len(written) > 64) == (most > 0)
 
 
 def test_evolution_is_no_worse_than_what_it_began_with(found):
