@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 
 import jaxcompress as jc
-from benchmarks.nas_training import CHUNK, CLASSES, Networks, kernels
+from benchmarks.nas_training import CHUNK, CLASSES, Networks
+from benchmarks.training import decayed
 from jaxcompress.search.population import Training
 
 RECIPE = ("learning_rate", "weight_decay", "label_smoothing")
@@ -112,6 +113,6 @@ def optimizer(candidate: Any, steps: jax.Array) -> optax.GradientTransformation:
 
     return optax.chain(
         optax.scale_by_adam(),
-        optax.add_decayed_weights(candidate["weight_decay"], mask=kernels),
+        optax.add_decayed_weights(candidate["weight_decay"], mask=decayed),
         optax.scale_by_learning_rate(rate),
     )

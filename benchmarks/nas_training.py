@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.mnist import CLASSES
-from benchmarks.training import steps_per_epoch
+from benchmarks.training import decayed, steps_per_epoch
 
 CHUNK = 500  # images at a time where nothing is learned
 
@@ -92,7 +92,7 @@ def trained(
     batch_size = recipe.batch_size
     steps = recipe.epochs * steps_per_epoch(data, batch_size)
     rate = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, min(200, steps // 10), steps)
-    tx = optax.adamw(rate, weight_decay=recipe.weight_decay, mask=kernels)
+    tx = optax.adamw(rate, weight_decay=recipe.weight_decay, mask=decayed)
 
     def loss(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
         logits, _ = networks.apply(params, config, images)
@@ -161,8 +161,3 @@ def error_of(networks: Networks, params: Any, config: Any, moments: Any, data: A
     starts = range(0, len(data.labels), CHUNK)
     parts = [(data.images[s : s + CHUNK], data.labels[s : s + CHUNK]) for s in starts]
     return 100 * sum(int(wrong(params, moments, *part)) for part in parts) / len(data.labels)
-
-
-def kernels(tree: Any) -> Any:
-    """Which leaves weight decay acts on."""
-    return jax.tree.map(lambda x: x.ndim > 1, tree)

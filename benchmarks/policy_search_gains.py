@@ -54,7 +54,7 @@ class Subject:
         splits: the search and the reporting split of a seed, each with ``inputs`` and ``targets``.
         choices: settings by glob.
         slack: how many times the dense loss a policy may have.
-        evaluations: of the evolution.
+        evaluations: of iterated allocations and evolution.
     """
 
     name: str

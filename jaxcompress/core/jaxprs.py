@@ -1,4 +1,4 @@
-"""Traces as data: what is inside an equation that calls, and the loop over equations that all analyses share."""
+"""Traces as data: what is inside an equation that calls, and the loop over equations that analyses share."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcompress.search.cells.operations import NAS_BENCH_201, Operation
+from jaxcompress.search.checks import whole
 from jaxcompress.search.darts.relaxation import mixed
-from jaxcompress.search.strategies.checks import whole
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ from jax import lax
 
 from jaxcompress.search.cells.cell import Cell
 from jaxcompress.search.cells.operations import batch_norm, convolve, kernel
+from jaxcompress.search.checks import whole
 from jaxcompress.search.space import Choice, Repeated, Space
-from jaxcompress.search.strategies.checks import whole
 
 
 @dataclasses.dataclass(frozen=True)

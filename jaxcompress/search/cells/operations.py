@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -85,15 +86,22 @@ def average_pool(x: jax.Array) -> jax.Array:
     return box_sum(x) / box_sum(inside)
 
 
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3 maxima with a stride of 1, ``[batch, height, width, channels]``; at the border over what lies inside."""
+    return _over_windows(x, jnp.maximum, -jnp.inf)
+
+
 def box_sum(x: jax.Array) -> jax.Array:
-    """Sums over 3x3 windows, one axis after the other; zeros around. `lax.reduce_window` is slower on CPU."""
+    """Sums over 3x3 windows, ``[batch, height, width, channels]``; zeros around."""
+    return _over_windows(x, jnp.add, 0.0)
+
+
+def _over_windows(x: jax.Array, combine: Callable[..., jax.Array], around: float) -> jax.Array:
+    """Combines 3x3 windows, one axis after the other. `lax.reduce_window` is slower on CPU."""
     for axis in (1, 2):
         size = x.shape[axis]
-        padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)])
-        x = sum(
-            (lax.slice_in_dim(padded, i, i + size, axis=axis) for i in (1, 2)),
-            lax.slice_in_dim(padded, 0, size, axis=axis),
-        )
+        padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)], constant_values=around)
+        x = functools.reduce(combine, [lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3)])
     return x
 
 

@@ -13,6 +13,7 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
+from jaxcompress.search.checks import at_most, between, positive, whole
 from jaxcompress.search.executors import Executor, population_evaluator
 from jaxcompress.search.large_scale.dna import DNA, Bounds, parameters, trivial
 from jaxcompress.search.large_scale.inheritance import inherited
@@ -20,7 +21,6 @@ from jaxcompress.search.large_scale.mutations import Child, Mutation, mutate
 from jaxcompress.search.large_scale.network import Weights, apply, drawn_weights
 from jaxcompress.search.population import Training
 from jaxcompress.search.population.population import check_finite
-from jaxcompress.search.strategies.checks import at_most, between, positive, whole
 
 
 class Individuals(NamedTuple):

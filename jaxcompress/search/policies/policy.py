@@ -20,7 +20,7 @@ from jaxcompress.search.policies.costs import Costs
 from jaxcompress.search.policies.decisions import Choices
 from jaxcompress.search.policies.evaluation import Evaluate, Evaluation, scalars
 from jaxcompress.search.policies.goal import Goal, goal_of
-from jaxcompress.search.policies.iterate import iterate
+from jaxcompress.search.policies.iterate import elite, iterate
 from jaxcompress.search.policies.latency import with_latency
 from jaxcompress.search.policies.realized import Calibration, Finetune, Realized, real_costs, realize
 from jaxcompress.search.policies.refine import refine, seed_rows
@@ -174,7 +174,7 @@ def policy(
         left = evaluations - (evaluation.evaluations - before)
         chosen = NSGA2(population=64) if strategy is None else strategy
         generations = refine(evaluation, goal, searched, seeds=seeds, strategy=chosen, evaluations=left, key=key)
-    best, realized = work.best(goal, written, evaluation.known[0], finalists)
+    best, realized = work.best(goal, written, finalists)
     uniform = work.best_uniform(goal)
     rows, metrics = evaluation.known
     small = realized.small
@@ -242,18 +242,14 @@ class _Work:
     def realized(self, row: np.ndarray) -> Realized:
         return realize(self.table, row, inputs=self.inputs, calibration=self.calibration, finetune=self.finetune)
 
-    def best(self, goal: Goal, written: WrittenCosts, rows: np.ndarray, finalists: int) -> tuple[Judgement, Realized]:
+    def best(self, goal: Goal, written: WrittenCosts, finalists: int) -> tuple[Judgement, Realized]:
         """The best policy, as it really is, among the ``finalists`` that were predicted to be.
 
         Raises:
             ValueError: if none of them keeps the bounds.
         """
-        rows = _allowed(self.table, rows)
-        rows = rows[goal.order(self.evaluation(rows), self.costs.of(rows))[:_WRITTEN]]
-        order = goal.order(self.evaluation(rows), written.of(rows))
         tried: list[tuple[Judgement, Realized]] = []
-        for place in order[: max(finalists, 1) + _MORE]:
-            row = rows[place]
+        for row in elite(self.evaluation, goal, written, finalists + _MORE):
             realized = self.realized(row)
             tried.append((Judgement(row, self.predicted(row), self.real(realized)), realized))
             if len(tried) >= finalists and any(_keeps(goal, one) for one, _ in tried):
@@ -276,7 +272,6 @@ class _Work:
         return Judgement(rows[first], self.predicted(rows[first]), self.real(realized), self.report(realized))
 
 
-_WRITTEN = 64  # of the best by predicted bytes, that are ordered by the bytes of files
 _SMALL = 1 << 24  # bytes of a network up to which a file is written for every policy: half a second each
 _MORE = 5  # further candidates that are made real while none keeps the bounds
 
@@ -295,12 +290,6 @@ def _scores(given: Any, evaluation: Evaluation, goal: Goal) -> PolicyScores:
     other = Evaluation(evaluation.table, given, executor="map")
     names = list(other(evaluation.table.dense_row[None]))
     return dataclasses.replace(sweep(other, names[0]), name=f"rise of {getattr(given, '__qualname__', 'scores')}")
-
-
-def _allowed(table: VariantTable, rows: np.ndarray) -> np.ndarray:
-    """Without those that name a variant which may not be chosen: of the sweep."""
-    fits = [np.isin(rows[:, column], own) for column, own in enumerate(table.allowed)]
-    return rows[np.all(fits, axis=0)]
 
 
 def _keeps(goal: Goal, one: Judgement) -> bool:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcompress.search.population.masks import checked_widths, drawn, require_sizes, units, window
+from jaxcompress.search.checks import whole
+from jaxcompress.search.population.masks import checked_widths, drawn, units, window
 
 Layers = Mapping[str, Any]
 
@@ -63,8 +64,8 @@ class MaskedCNN:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a network that cannot be."""
-        require_sizes(self, outputs=self.outputs, width=self.width, depth=self.depth, kernel=self.kernel)
-        require_sizes(self, **dict(zip(("image height", "image width", "image channels"), self.image, strict=True)))
+        whole(self, outputs=self.outputs, width=self.width, depth=self.depth, kernel=self.kernel)
+        whole(self, **dict(zip(("image height", "image width", "image channels"), self.image, strict=True)))
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, got {self.kernel}")
         if min(self.image[:2]) >> len(self.pools) < 1:

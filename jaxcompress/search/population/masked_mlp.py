@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcompress.search.population.masks import checked_widths, drawn, require_sizes, units
+from jaxcompress.search.checks import whole
+from jaxcompress.search.population.masks import checked_widths, drawn, units
 
 Layers = Mapping[str, Any]
 
@@ -57,7 +58,7 @@ class MaskedMLP:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a network that cannot be."""
-        require_sizes(self, inputs=self.inputs, outputs=self.outputs, width=self.width, depth=self.depth)
+        whole(self, inputs=self.inputs, outputs=self.outputs, width=self.width, depth=self.depth)
 
     def init(self, layers: Layers, key: jax.Array) -> dict[str, Any]:
         """Parameters: He et al.'s for the hidden layers by the candidate's own fan-in, zeros in the padding."""

@@ -51,13 +51,6 @@ def drawn(key: jax.Array, mask: jax.Array, fan_in: Any, *, full: tuple[int, ...]
     return values * jnp.sqrt(gain / jnp.asarray(fan_in, jnp.float32)) * mask
 
 
-def require_sizes(network: object, **sizes: Any) -> None:
-    """Raises ValueError for a size that is no positive integer."""
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{type(network).__name__}({name}=) must be an integer of 1 or more, got {size!r}")
-
-
 def checked_widths(layers: Mapping[str, Any], *, width: int, depth: int) -> tuple[list[int], int]:
     """The widths and the number of layers of a concrete candidate, as integers.
 

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxcompress.search.checks import whole as whole_numbers
 from jaxcompress.search.space import Float, Space
 from jaxcompress.search.spaces.costs import Cost, convolution, dense, divisible, halved, whole
 from jaxcompress.search.spaces.inverted_residual import inverted_residual
 from jaxcompress.search.spaces.limits import limited
-from jaxcompress.search.strategies.checks import whole as whole_numbers
 
 STEM, HEAD = 32, 1280
 WIDTHS = (16, 24, 40, 80, 112, 192, 320)

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.search.checks import whole as whole_numbers
 from jaxcompress.search.space import Choice, Conditional, IntRange, Repeated, Space
 from jaxcompress.search.spaces.costs import Cost, convolution, dense, whole
 from jaxcompress.search.spaces.limits import limited
-from jaxcompress.search.strategies.checks import whole as whole_numbers
 
 KINDS = ("plain", "residual", "inception", "dilated")
 SPLITS = ((2, 4, 1, 1), (4, 2, 1, 1), (2, 2, 2, 2), (1, 3, 3, 1), (0, 4, 4, 0), (0, 8, 0, 0))

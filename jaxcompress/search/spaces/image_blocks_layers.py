@@ -7,9 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from jaxcompress.search.cells.operations import batch_norm, convolve
+from jaxcompress.search.cells.operations import batch_norm, convolve, max_pool
 
 Params = dict[str, Any]
 
@@ -17,7 +16,10 @@ Params = dict[str, Any]
 def unit(
     layer: Params, x: jax.Array, *, stride: int = 1, dilation: int = 1, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Convolution, normalization with scale and offset, ReLU; of the channels in ``mask`` only."""
+    """Convolution, normalization with scale and offset, ReLU: ``[batch, height, width, channels]``, as `convolve`.
+
+    Of the channels in ``mask`` (1 or 0, ``[channels]``) only, where it is given.
+    """
     y = batch_norm(convolve(x, layer["kernel"], stride, dilation))
     y = jax.nn.relu(y * layer["scale"][None, None, None, :] + layer["offset"][None, None, None, :])
     return y if mask is None else y * mask[None, None, None, :]
@@ -26,17 +28,20 @@ def unit(
 def beside(
     layers: Params, x: jax.Array, stride: int, masks: Mapping[str, Any], inner: Mapping[str, Any]
 ) -> list[jax.Array]:
-    """The branches of an Inception block that there are."""
+    """What the branches of an Inception block that there are put out: ``[batch, height, width, channels]`` each.
+
+    ``masks`` are the channels of a branch, ``inner`` those between its two layers, as for `unit`.
+    """
     found = [unit(layers["one"], x, stride=stride, mask=masks["one"])] if "one" in layers else []
     for name in ("three", "five"):
         if name in layers:
             y = unit(layers[f"before_{name}"], x, mask=inner[name])
             found.append(unit(layers[name], y, stride=stride, mask=masks[name]))
-    return found + ([unit(layers["pool"], maxima(x), stride=stride, mask=masks["pool"])] if "pool" in layers else [])
+    return found + ([unit(layers["pool"], max_pool(x), stride=stride, mask=masks["pool"])] if "pool" in layers else [])
 
 
 def alone(blocks: Sequence[Sequence[Mapping[str, Any]]], params: Params, images: jax.Array) -> jax.Array:
-    """Logits of a candidate on its own; ``blocks`` are those of its config."""
+    """Logits ``[batch, classes]`` of a candidate on its own; ``blocks`` are those of its config."""
     x = unit(params["stem"], images)
     for number, (kinds, stage) in enumerate(zip(blocks, params["stages"], strict=True)):
         for place, (own, layers) in enumerate(zip(kinds, stage, strict=True)):
@@ -56,13 +61,3 @@ def alone(blocks: Sequence[Sequence[Mapping[str, Any]]], params: Params, images:
 def classified(head: Params, x: jax.Array) -> jax.Array:
     """The mean over the image, then a dense layer."""
     return x.mean((1, 2)) @ head["kernel"] + head["bias"][None, :]
-
-
-def maxima(x: jax.Array) -> jax.Array:
-    """Of windows of 3 x 3 around each pixel, one axis after the other: `lax.reduce_window` is slow in loops on CPU."""
-    for axis in (1, 2):
-        size = x.shape[axis]
-        padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)], constant_values=-jnp.inf)
-        left, middle, right = (lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3))
-        x = jnp.maximum(jnp.maximum(left, middle), right)
-    return x

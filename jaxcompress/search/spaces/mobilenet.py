@@ -8,11 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.search.checks import whole as whole_numbers
 from jaxcompress.search.space import Choice, Repeated, Space
 from jaxcompress.search.spaces.costs import Cost, convolution, dense, divisible, halved, whole
 from jaxcompress.search.spaces.inverted_residual import inverted_residual
 from jaxcompress.search.spaces.limits import limited
-from jaxcompress.search.strategies.checks import whole as whole_numbers
 
 
 @dataclasses.dataclass(frozen=True)

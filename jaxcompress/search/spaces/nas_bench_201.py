@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.search.checks import whole
 from jaxcompress.search.space import Choice, Repeated, Space
 from jaxcompress.search.spaces.costs import Cost, convolution, dense
 from jaxcompress.search.spaces.limits import limited
-from jaxcompress.search.strategies.checks import whole
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.search.checks import whole
 from jaxcompress.search.space import Choice, IntRange, Space
 from jaxcompress.search.spaces.cell_operations import NASNET, check_operations, operation_cost
 from jaxcompress.search.spaces.costs import Cost, convolution, dense
 from jaxcompress.search.spaces.limits import limited
-from jaxcompress.search.strategies.checks import whole
 
 SIDES = ("left", "right")
 

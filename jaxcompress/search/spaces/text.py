@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxcompress.search.checks import whole as whole_numbers
 from jaxcompress.search.space import Choice, Conditional, Float, IntRange, Repeated, Space
 from jaxcompress.search.spaces.costs import Cost, dense, whole
 from jaxcompress.search.spaces.limits import limited
-from jaxcompress.search.strategies.checks import whole as whole_numbers
 
 KINDS = ("cnn", "lstm", "gru")
 

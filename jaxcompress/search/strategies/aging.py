@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.search.checks import at_most, mutation_settings, whole
 from jaxcompress.search.genes import Genes
-from jaxcompress.search.strategies.checks import at_most, mutation_settings, whole
 from jaxcompress.search.strategies.judgement import Judged, places, tournament
 from jaxcompress.search.strategies.members import Members, no_members
 from jaxcompress.search.strategies.proposing import Proposing, ProposingState

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.search.checks import between, mutation_settings, positive, whole
 from jaxcompress.search.genes import Genes
-from jaxcompress.search.strategies.checks import between, mutation_settings, positive, whole
 from jaxcompress.search.strategies.judgement import Judged, no_worse
 from jaxcompress.search.strategies.members import Members, choose, no_members
 from jaxcompress.search.strategies.proposing import Proposing, ProposingState

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcompress.search.checks import between, positive, whole
 from jaxcompress.search.enas.baseline import Baseline, advantages
 from jaxcompress.search.enas.boundary import allowed_values, bounded
 from jaxcompress.search.enas.controller import Controller, Rules, likeliest, sampled
 from jaxcompress.search.enas.policy import active, genes_of, reinforce_loss, rules_of, score_all
 from jaxcompress.search.genes import Genes
-from jaxcompress.search.strategies.checks import between, positive, whole
 from jaxcompress.search.strategies.judgement import judged
 from jaxcompress.search.strategies.seeding import checked_seeds
 from jaxcompress.search.strategy import Candidates, Fitness

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcompress.search.checks import whole
 from jaxcompress.search.genes import Genes
-from jaxcompress.search.strategies.checks import whole
 from jaxcompress.search.strategies.floats import genes_of, vectors_of, width_of
 from jaxcompress.search.strategies.judgement import FAILED, Judged, best_first, judged, nobody
 from jaxcompress.search.strategies.seeding import checked_seeds

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcompress.search.checks import whole
 from jaxcompress.search.genes import Genes
-from jaxcompress.search.strategies.checks import whole
 from jaxcompress.search.strategies.fidelity_correlation import FidelityCorrelation, fidelity_correlation
 from jaxcompress.search.strategies.fresh import fresh
 from jaxcompress.search.strategies.judgement import Judged, best_first, judged, nobody

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 
-from jaxcompress.search.strategies.checks import at_most, whole
+from jaxcompress.search.checks import at_most, whole
 from jaxcompress.search.strategies.halving import Halving
 from jaxcompress.search.strategies.rungs import Bracket
 

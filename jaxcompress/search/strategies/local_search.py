@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.search.checks import mutation_settings, whole
 from jaxcompress.search.genes import Genes
-from jaxcompress.search.strategies.checks import mutation_settings, whole
 from jaxcompress.search.strategies.judgement import Judged, best_first, no_worse
 from jaxcompress.search.strategies.members import Members, choose, no_members, rows
 from jaxcompress.search.strategies.proposing import Proposing, ProposingState

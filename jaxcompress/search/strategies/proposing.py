@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcompress.search.checks import whole
 from jaxcompress.search.genes import Genes
-from jaxcompress.search.strategies.checks import whole
 from jaxcompress.search.strategies.fresh import fresh
 from jaxcompress.search.strategies.judgement import Judged, judged
 from jaxcompress.search.strategies.members import no_genes

@@ -66,7 +66,7 @@ def test_candidates_that_do_not_fit_are_refused():
         dataclasses.replace(CNN, kernel=4)
     with pytest.raises(ValueError, match="leave nothing of an image"):
         dataclasses.replace(CNN, pools=(0, 1, 2))
-    with pytest.raises(ValueError, match=r"MaskedMLP\(width=\) must be an integer of 1 or more, got 0"):
+    with pytest.raises(ValueError, match=r"MaskedMLP\(width=\) must be an integer of at least 1, got 0"):
         dataclasses.replace(MLP, width=0)
-    with pytest.raises(ValueError, match=r"MaskedCNN\(image height=\) must be an integer of 1 or more, got -8"):
+    with pytest.raises(ValueError, match=r"MaskedCNN\(image height=\) must be an integer of at least 1, got -8"):
         dataclasses.replace(CNN, image=(-8, 8, 1))

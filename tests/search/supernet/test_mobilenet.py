@@ -66,7 +66,9 @@ def by_hand(variables, config, x):
         y = normed(convolved(y, own, "narrow"), own, "narrow_norm")
         return x + y if x.shape == y.shape else y
 
-    swish = lambda x: x * jnp.clip(x / 6 + 0.5, 0, 1)  # noqa: E731
+    def swish(x):
+        return x * jnp.clip(x / 6 + 0.5, 0, 1)
+
     x = block(swish(normed(convolved(x, variables, "stem", 2), variables, "stem_norm")), "first", 1, jax.nn.relu, False)
     for s, (stage, told) in enumerate(zip(FAMILY.stages, config["stages"], strict=True)):
         for i in range(len(told["blocks"])):

@@ -1,4 +1,4 @@
-"""Errors about the settings of strategies: they name the strategy, the setting and the value."""
+"""Errors about settings, of strategies, spaces and networks: they name the owner, the setting and the value."""
 
 from __future__ import annotations
 
